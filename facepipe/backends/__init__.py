@@ -1,0 +1,1 @@
+"""Adapters to models: detectors, landmarkers, embedders. Each takes and gives numpy arrays."""
