@@ -1,0 +1,182 @@
+"""Still images: RGB in and out, sizes known before pixels are decoded, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from facepipe.errors import MediaError, UsageError
+from facepipe.types import Image
+from facepipe.video.color import over_black
+from facepipe.video.source import Limits, check_file, reading
+
+__all__ = ["publish", "read_image", "stored_size", "write_image"]
+
+_WRITABLE = (".png", ".jpg", ".jpeg")
+_JPEG_QUALITY = 95
+
+
+def read_image(path: str | Path, limits: Limits | None = None) -> Image:
+    """A still image as RGB.
+
+    The EXIF orientation is applied, grey becomes RGB, 16 bit are scaled to 8, and transparent images are composited
+    on black (there without the orientation, which such files hardly ever have).
+
+    Parameters
+    ----------
+    path : str or Path
+        A BMP, JPEG, PNG, TIFF or WebP file; of an animated one the first picture is read.
+    limits : Limits, optional
+        Refuse larger ones, judged by the header before the pixels are decoded.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+
+    Raises
+    ------
+    MediaError
+        The file is missing, empty, or not an image.
+    MediaLimitError
+        It has more pixels than allowed.
+    """
+    path = Path(path)
+    check_file(path)
+    with reading(path):
+        data = path.read_bytes()
+    (limits or Limits()).check_size(path, *stored_size(path, data))
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if data[:3] != b"\xff\xd8\xff" else None
+    except cv2.error as exc:
+        raise MediaError(f"{path}: is a broken image: {' '.join(str(exc).split())}") from exc
+    if image is None:
+        raise MediaError(f"{path}: is a broken image, or of a kind that cannot be decoded")
+    if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
+        eight = np.asarray(raw if raw.dtype == np.uint8 else raw // 257, np.uint8)
+        return over_black(cv2.cvtColor(eight, cv2.COLOR_BGRA2RGBA))
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Write RGB pixels as PNG or JPEG (quality 95), whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+        Ends in ``.png``, ``.jpg`` or ``.jpeg``.
+    image : (H, W, 3) or (H, W) uint8 array
+        RGB or grey.
+
+    Raises
+    ------
+    UsageError
+        Another suffix.
+    MediaError
+        The file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITABLE:
+        raise UsageError(f"{path}: cannot write '{path.suffix}' images, expected one of {' '.join(_WRITABLE)}")
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"expected (H, W, 3) or (H, W) uint8, got {image.shape} {image.dtype}")
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
+    done, data = cv2.imencode(path.suffix.lower(), pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    if not done:
+        raise MediaError(f"{path}: an image of shape {image.shape} cannot be encoded")
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_bytes(data.tobytes())
+        publish(part, path)
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise MediaError(f"{path}: cannot be written: {exc.strerror}") from exc
+
+
+def publish(part: Path, path: Path) -> None:
+    """Rename a finished file to its final name once its bytes are on the disk."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def stored_size(path: Path, data: bytes) -> tuple[int, int]:
+    """Height and width as the header states them, before any orientation; `MediaError` if it is no known image."""
+    for starts, parse in _PARSERS:
+        if data.startswith(starts):
+            try:
+                height, width = parse(data)
+            except (IndexError, ValueError) as exc:
+                raise MediaError(f"{path}: is an image cut off within its header") from exc
+            if height < 1 or width < 1:
+                raise MediaError(f"{path}: is a broken image: its header says {width}x{height}")
+            return height, width
+    raise MediaError(f"{path}: is not an image of a known kind (BMP, JPEG, PNG, TIFF, WebP)")
+
+
+def _number(data: bytes, at: int, length: int, order: str = "little") -> int:
+    field = data[at : at + length]
+    if len(field) < length:
+        raise IndexError(at)
+    return int.from_bytes(field, "little" if order == "little" else "big")
+
+
+def _png(data: bytes) -> tuple[int, int]:
+    return _number(data, 20, 4, "big"), _number(data, 16, 4, "big")
+
+
+def _jpeg(data: bytes) -> tuple[int, int]:
+    at = 2
+    while True:
+        while _number(data, at, 1) == 0xFF and _number(data, at + 1, 1) == 0xFF:  # fill bytes
+            at += 1
+        if _number(data, at, 1) != 0xFF:
+            raise ValueError("no marker")
+        marker = data[at + 1]
+        # Start of frame: C0 to CF but DHT (C4), JPG (C8) and DAC (CC); ITU-T T.81, table B.1.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return _number(data, at + 5, 2, "big"), _number(data, at + 7, 2, "big")
+        at += 2 + _number(data, at + 2, 2, "big")
+
+
+def _bmp(data: bytes) -> tuple[int, int]:
+    if _number(data, 14, 4) == 12:  # BITMAPCOREHEADER
+        return _number(data, 20, 2), _number(data, 18, 2)
+    height = _number(data, 22, 4)
+    return min(height, 2**32 - height), _number(data, 18, 4)  # negative: stored from the top
+
+
+def _webp(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return _number(data, 27, 3) + 1, _number(data, 24, 3) + 1
+    if kind == b"VP8L":
+        bits = _number(data, 21, 4)
+        return ((bits >> 14) & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    return _number(data, 28, 2) & 0x3FFF, _number(data, 26, 2) & 0x3FFF
+
+
+def _tiff(data: bytes) -> tuple[int, int]:
+    order = "little" if data[:2] == b"II" else "big"
+    at = _number(data, 4, 4, order)
+    found: dict[int, int] = {}
+    for entry in range(at + 2, at + 2 + 12 * _number(data, at, 2, order), 12):
+        tag, kind = _number(data, entry, 2, order), _number(data, entry + 2, 2, order)
+        found[tag] = _number(data, entry + 8, 2 if kind == 3 else 4, order)
+    if 256 not in found or 257 not in found:
+        raise ValueError("no size")
+    return found[257], found[256]
+
+
+_PARSERS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes], tuple[int, int]]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", _png),
+    (b"\xff\xd8\xff", _jpeg),
+    (b"BM", _bmp),
+    (b"RIFF", _webp),
+    ((b"II*\0", b"MM\0*"), _tiff),
+)

@@ -1,0 +1,322 @@
+"""Writing clips: exact times, right colours, untouched audio, whole files or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import av
+import numpy as np
+from av.container import OutputContainer
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from facepipe.errors import MediaError, UsageError
+from facepipe.types import VideoInfo
+from facepipe.video.color import SPACES, Coding, from_rgb
+from facepipe.video.source import Limits, open_input, reading
+from facepipe.video.stills import publish
+
+__all__ = ["ClipWriter", "open_writer"]
+
+_MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_THREADS = 4  # fixed, because the bits that x264 makes depend on it and must not depend on the machine
+_SPACE_NUMBERS = {name: number for number, name in SPACES.items()}
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as exc:
+        raise MediaError(f"{path}: cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+class ClipWriter:
+    """Takes frames and makes a video file of them; made by `open_writer`.
+
+    The file has its final name only when it is complete. Leaving the context by an exception leaves nothing.
+
+    Attributes
+    ----------
+    path : Path
+        The final name.
+    frames : int
+        Frames written so far.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        like: VideoInfo,
+        *,
+        codec: Literal["h264", "lossless", "mask"],
+        crf: int,
+        preset: str,
+        metadata: dict[str, str],
+        audio_from: Path | None,
+    ) -> None:
+        self.path = path
+        self.frames = 0
+        self._like = like
+        self._coding = Coding.of(
+            space=like.color_space, color_range=like.color_range, pixel_format=like.pixel_format, height=like.size[0]
+        )
+        self._format = _pixel_format(codec, like.size)
+        self._reformatter = VideoReformatter()
+        self._last: int | None = None
+        self._part = path.with_name(f"{path.name}.part")
+        self._audio = _AudioCopy(audio_from, path) if audio_from is not None else None
+        self._container: OutputContainer | None = None
+        try:
+            with _writing(path):
+                self._container = self._open(metadata)
+                self._stream = self._add_video(self._container, codec, crf, preset)
+                if self._audio is not None:
+                    self._audio.add_to(self._container)
+                self._container.start_encoding()
+        except ValueError as exc:
+            self.abort()
+            raise MediaError(f"{path}: cannot be written: {exc}") from exc
+        except BaseException:
+            self.abort()
+            raise
+
+    def _open(self, metadata: dict[str, str]) -> OutputContainer:
+        muxer = _MUXERS[self.path.suffix.lower()]
+        options: dict[str, str] = {}
+        if muxer != "matroska":
+            scale = self._like.time_base.denominator
+            whole = math.lcm(scale, *(self._audio.scales if self._audio is not None else ()))
+            options = {
+                "movflags": "use_metadata_tags+faststart",
+                "video_track_timescale": str(scale),
+                # Start offsets are stored in these units: with the default of 1/1000 s they would be rounded.
+                "movie_timescale": str(whole if whole < 2**31 else scale),
+            }
+        container = av.open(f"file:{self._part}", "w", format=muxer, container_options=options)
+        container.metadata.update(metadata)
+        return container
+
+    def _add_video(self, container: OutputContainer, codec: str, crf: int, preset: str) -> Any:
+        name = {"h264": "libx264", "lossless": "libx264rgb", "mask": "ffv1"}[codec]
+        options = {"crf": str(crf if codec == "h264" else 0), "preset": preset} if codec != "mask" else {}
+        stream: Any = container.add_stream(name, rate=self._like.rate.limit_denominator(10**6), options=options)
+        stream.height, stream.width = self._like.size
+        stream.pix_fmt = self._format
+        context = stream.codec_context
+        context.time_base = self._like.time_base
+        context.thread_count = _THREADS
+        if codec == "h264":
+            context.colorspace = _SPACE_NUMBERS[self._coding.space]
+            context.color_range = int(self._coding.range)
+            if self._coding.space == "bt709":
+                context.color_primaries = context.color_trc = 1
+        return stream
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def write(self, image: NDArray[np.uint8], pts: int) -> None:
+        """Append a frame.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8 array
+            RGB of the size of `like`; for ``codec="mask"`` a (H, W) plane.
+        pts : int
+            Its time in units of the ``time_base`` of `like`, later than the one before.
+
+        Raises
+        ------
+        ValueError
+            Another shape or type, or a time that does not grow.
+        MediaError
+            The file cannot be written.
+        """
+        shape = self._like.size if self._format == "gray" else (*self._like.size, 3)
+        if image.shape != shape or image.dtype != np.uint8:
+            raise ValueError(f"{self.path}: expected {shape} uint8, got {image.shape} {image.dtype}")
+        if self._last is not None and pts <= self._last:
+            raise ValueError(f"{self.path}: expected a pts after {self._last}, got {pts}")
+        if self._container is None:
+            raise ValueError(f"{self.path}: the writer is closed")
+        self._last = pts
+        frame = from_rgb(np.ascontiguousarray(image), self._coding, self._format, self._reformatter)
+        frame.pts = int(pts)
+        frame.time_base = self._like.time_base
+        with _writing(self.path):
+            self._mux(self._container, self._stream.encode(frame))
+        self.frames += 1
+
+    def _mux(self, container: OutputContainer, packets: list[Any]) -> None:
+        for packet in packets:
+            if self._audio is not None and packet.dts is not None:
+                self._audio.copy(container, until=packet.dts * packet.time_base)
+            container.mux(packet)
+
+    def close(self) -> None:
+        """Finish the file and give it its name; nothing happens when it is closed already."""
+        if self._container is None:
+            return
+        try:
+            if not self.frames:
+                raise MediaError(f"{self.path}: no frame was written")
+            with _writing(self.path):
+                self._mux(self._container, self._stream.encode(None))
+                if self._audio is not None:
+                    self._audio.copy(self._container, until=None)
+                self._container.close()
+                publish(self._part, self.path)
+        except BaseException:
+            self.abort()
+            raise
+        self._container = None
+        self._close_audio()
+
+    def abort(self) -> None:
+        """Give up: close and remove the partial file."""
+        container, self._container = self._container, None
+        self._close_audio()
+        if container is not None:
+            with suppress(av.error.FFmpegError, OSError, ValueError):  # whoever aborts knows the reason
+                container.close()
+        self._part.unlink(missing_ok=True)
+
+    def _close_audio(self) -> None:
+        if self._audio is not None:
+            self._audio.close()
+
+
+class _AudioCopy:
+    """The audio packets of a file, copied unchanged next to the video packets of the same time."""
+
+    def __init__(self, source: Path, target: Path) -> None:
+        self._source = source
+        self._target = target
+        with reading(source):
+            self._container = open_input(source, Limits())
+        self._streams = list(self._container.streams.audio)
+        self._out: dict[int, Any] = {}
+        self._packets = iter(self._container.demux(self._streams)) if self._streams else iter(())
+        self._next: Any = None
+
+    @property
+    def scales(self) -> list[int]:
+        """Denominators of the time bases."""
+        return [s.time_base.denominator for s in self._streams if s.time_base is not None]
+
+    def add_to(self, container: OutputContainer) -> None:
+        """Make an output stream for each audio stream."""
+        for stream in self._streams:
+            name = stream.codec_context.name if stream.codec_context is not None else "unknown"
+            try:
+                out = container.add_stream_from_template(stream)
+            except ValueError as exc:
+                raise MediaError(
+                    f"{self._target}: this container cannot hold the audio of {self._source} ({name}); "
+                    "write to a .mkv file"
+                ) from exc
+            out.metadata.update(stream.metadata)
+            self._out[stream.index] = out
+
+    def copy(self, container: OutputContainer, until: Fraction | None) -> None:
+        """Copy packets up to a time in seconds, or all that are left."""
+        while True:
+            if self._next is None:
+                with reading(self._source):
+                    self._next = next(self._packets, None)
+            packet = self._next
+            if packet is None:
+                return
+            if packet.dts is not None:  # None: the empty packet that ends a stream
+                if until is not None and packet.dts * packet.time_base > until:
+                    return
+                packet.stream = self._out[packet.stream.index]
+                container.mux(packet)
+            self._next = None
+
+    def close(self) -> None:
+        """Close the source."""
+        self._container.close()
+
+
+def _pixel_format(codec: str, size: tuple[int, int]) -> str:
+    if codec == "mask":
+        return "gray"
+    if codec == "lossless":
+        return "rgb24"
+    # 4:2:0 halves both sides; x264 takes odd ones as 4:4:4 only, which keeps the size exactly.
+    return "yuv420p" if size[0] % 2 == size[1] % 2 == 0 else "yuv444p"
+
+
+def open_writer(
+    path: str | Path,
+    like: VideoInfo,
+    *,
+    codec: Literal["h264", "lossless", "mask"] = "h264",
+    crf: int = 16,
+    preset: str = "fast",
+    metadata: dict[str, str] | None = None,
+    audio_from: str | Path | None = None,
+) -> ClipWriter:
+    """Open a video file for writing.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to make, ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``. Matroska counts milliseconds: times are rounded
+        to them there, and kept exactly in the others.
+    like : VideoInfo
+        Size, time base, rate and colours to write, usually those of the input.
+    codec : {"h264", "lossless", "mask"}
+        ``h264`` is 8 bit 4:2:0 (4:4:4 where a side is odd) in the matrix and range of `like`, tagged so;
+        ``lossless`` is RGB H.264, bit-exact; ``mask`` is grey FFV1, bit-exact, for ``.mkv``.
+    crf : int
+        Quality of ``h264``, 0 to 51; less is better and larger.
+    preset : str
+        Effort of x264, ``ultrafast`` to ``veryslow``.
+    metadata : dict of str to str, optional
+        Tags of the container; `read_metadata` reads them back.
+    audio_from : str or Path, optional
+        Copy every audio stream of this file, packet by packet, with its times.
+
+    Returns
+    -------
+    ClipWriter
+        Use it in a ``with`` statement.
+
+    Raises
+    ------
+    UsageError
+        Another suffix.
+    MediaError
+        The file cannot be written, or its container cannot hold the audio.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _MUXERS:
+        raise UsageError(f"{path}: cannot write '{path.suffix}' videos, expected one of {' '.join(_MUXERS)}")
+    if codec == "mask" and path.suffix.lower() != ".mkv":
+        raise UsageError(f"{path}: masks are written to .mkv files, got '{path.suffix}'")
+    return ClipWriter(
+        path,
+        like,
+        codec=codec,
+        crf=crf,
+        preset=preset,
+        metadata=dict(metadata or {}),
+        audio_from=Path(audio_from) if audio_from is not None else None,
+    )
