@@ -1,0 +1,312 @@
+"""The run folder: where each result lies, whether it is still valid, and writes that are whole or absent.
+
+Every result has a *key*: a hash of the content of its inputs, of the settings that matter to it and of the version of
+the code that makes it. The key is written last. A stage whose key is there has nothing to do; a process killed
+before leaves no key, and the work is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from facepipe import __version__
+from facepipe.errors import RunFolderBusyError, RunFolderError, UsageError
+from facepipe.types import Faces, Flag, Image
+
+__all__ = [
+    "FORMAT",
+    "CropWriter",
+    "Side",
+    "Workspace",
+    "atomic_path",
+    "digest",
+    "read_crops",
+    "read_faces",
+    "read_json",
+    "write_faces",
+    "write_json",
+    "write_table",
+]
+
+FORMAT = 1
+"""Version of the run folder's layout; a folder of another one is refused."""
+
+Side = Literal["source", "target"]
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes the final name only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically; NaN and infinity are refused, since JSON has neither."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    with atomic_path(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, or None when the file is missing or not JSON (a crash left it so)."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def digest(data: Any) -> str:
+    """First 32 hex digits of the SHA-256 of `data` in canonical JSON."""
+    text = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write_table(path: Path, columns: dict[str, Any]) -> None:
+    """Write columns (arrays, lists or Arrow arrays) as Parquet, atomically."""
+    with atomic_path(path) as part:
+        pq.write_table(pa.table(columns), part, compression="zstd")
+
+
+def write_faces(path: Path, faces: Faces) -> None:
+    """Write a table of faces as Parquet: one row a face, arrays as fixed-size lists, flags as words.
+
+    Shapes of the points are in the schema's metadata, so the file reads back without knowing the backend.
+    """
+    columns: dict[str, Any] = {}
+    for name in Faces.__dataclass_fields__:
+        array = getattr(faces, name)
+        if name == "flags":
+            words = [[flag.name.lower() for flag in Flag if value & flag and flag.name] for value in array.tolist()]
+            columns[name] = pa.array(words, pa.list_(pa.string()))
+        elif array.ndim == 1:
+            columns[name] = pa.array(array)
+        else:
+            width = int(np.prod(array.shape[1:]))
+            flat = pa.array(np.ascontiguousarray(array).reshape(-1))
+            columns[name] = pa.FixedSizeListArray.from_arrays(flat, width) if width else pa.nulls(len(array))
+    table = pa.table(columns)
+    shapes = {name: getattr(faces, name).shape[1:] for name in ("landmarks", "mesh", "embedding")}
+    table = table.replace_schema_metadata({"facepipe": json.dumps({"format": FORMAT, "shapes": shapes})})
+    with atomic_path(path) as part:
+        pq.write_table(table, part, compression="zstd")
+
+
+def read_faces(path: Path) -> Faces:
+    """Read what `write_faces` wrote.
+
+    Raises
+    ------
+    RunFolderError
+        The file is missing, damaged or of another version.
+    """
+    try:
+        table = pq.read_table(path)
+        meta = json.loads((table.schema.metadata or {})[b"facepipe"])
+        shapes = {"box": (4,), "frame_to_crop": (2, 3), **{k: tuple(v) for k, v in meta["shapes"].items()}}
+        columns = {}
+        for name, field in Faces.empty().__dict__.items():
+            column = table.column(name).combine_chunks()
+            if name == "flags":
+                columns[name] = np.array(
+                    [sum(Flag[w.upper()] for w in words) for words in column.to_pylist()], np.int32
+                )
+            elif name in shapes:
+                width = int(np.prod(shapes[name]))
+                values = column.flatten().to_numpy() if width else np.empty(0)
+                columns[name] = values.astype(field.dtype).reshape(len(table), *shapes[name])
+            else:
+                columns[name] = column.to_numpy().astype(field.dtype)
+        return Faces(**columns)
+    except FileNotFoundError as exc:
+        raise RunFolderError(f"{path}: missing; run `facepipe detect` on this run folder first") from exc
+    except (OSError, KeyError, ValueError, pa.ArrowException) as exc:
+        raise RunFolderError(f"{path}: not a facepipe table of faces, or damaged; delete it and run again") from exc
+
+
+class CropWriter:
+    """Appends crops to a ``.npy`` file of a length that is not known beforehand.
+
+    The header of a ``.npy`` file leaves room for the first axis to grow, so it is written twice: first for none,
+    at the end for all.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._count = 0
+        self._size = size
+        self._file = path.open("wb")
+        self._header()
+
+    def _header(self) -> None:
+        shape = (self._count, self._size, self._size, 3)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)  # type: ignore[no-untyped-call, unused-ignore]
+
+    def append(self, crop: Image) -> None:
+        """Add one (size, size, 3) uint8 crop."""
+        if crop.shape != (self._size, self._size, 3) or crop.dtype != np.uint8:
+            raise ValueError(f"expected a uint8 crop of {self._size} px, got {crop.dtype} {crop.shape}")
+        self._file.write(np.ascontiguousarray(crop).data)
+        self._count += 1
+
+    def __enter__(self) -> CropWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.seek(0)
+        self._header()
+        self._file.close()
+
+
+def read_crops(path: Path) -> NDArray[np.uint8]:
+    """Crops (N, S, S, 3) uint8, memory-mapped: nothing is read before it is used.
+
+    Raises
+    ------
+    RunFolderError
+        The file is missing or damaged.
+    """
+    try:
+        crops = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as exc:
+        raise RunFolderError(f"{path}: missing; run `facepipe align` on this run folder first") from exc
+    except (OSError, ValueError) as exc:
+        # A file of no crops cannot be mapped, and needs not to be.
+        with contextlib.suppress(OSError, ValueError):
+            crops = np.load(path, allow_pickle=False)
+            if not len(crops):
+                return crops
+        raise RunFolderError(f"{path}: damaged; delete it and run again") from exc
+    return crops
+
+
+class Workspace:
+    """A run folder, held by this process alone while the context is open.
+
+    Parameters
+    ----------
+    root : Path
+        The folder; made when missing.
+    create : bool
+        Whether a missing folder may be made (the stages that only read say no).
+    """
+
+    def __init__(self, root: Path, *, create: bool = True) -> None:
+        self.root = Path(root)
+        manifest = self.root / "manifest.json"
+        if not self.root.exists() and not create:
+            raise UsageError(f"{root}: no such run folder; `facepipe run --out {root}` makes one")
+        if self.root.exists() and not self.root.is_dir():
+            raise UsageError(f"{root}: is a file; expected a run folder")
+        known = read_json(manifest)
+        if manifest.exists() and (not isinstance(known, dict) or known.get("format") != FORMAT):
+            found = known.get("format") if isinstance(known, dict) else "unreadable"
+            raise RunFolderError(
+                f"{root}: run folder of format {found}, this facepipe ({__version__}) reads format {FORMAT}; "
+                "choose another --out, or make it again"
+            )
+        if not manifest.exists() and self.root.is_dir() and any(_visible(self.root)):
+            raise RunFolderError(f"{root}: not empty and not a run folder; choose another --out")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise UsageError(f"{root}: cannot be made: {exc.strerror}") from exc
+        self.manifest_path = manifest
+        self._lock = filelock.FileLock(self.root / ".lock")
+        self._hashes: dict[str, Any] = read_json(self.root / "inputs.json") or {}
+
+    def __enter__(self) -> Workspace:
+        try:
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout as exc:
+            holder = read_json(self.root / ".holder.json") or {}
+            who = f" (process {holder['pid']} on {holder['host']})" if "pid" in holder else ""
+            raise RunFolderBusyError(
+                f"{self.root}: another facepipe works in this run folder{who}; wait for it"
+            ) from exc
+        except OSError as exc:
+            raise UsageError(f"{self.root}: cannot be written: {exc.strerror}") from exc
+        write_json(self.root / ".holder.json", {"pid": os.getpid(), "host": os.uname().nodename})
+        for part in self.root.rglob(".*.part"):  # what a killed process left
+            part.unlink(missing_ok=True)
+        if not self.manifest_path.exists():
+            write_json(self.manifest_path, {"format": FORMAT, "facepipe": __version__})
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        (self.root / ".holder.json").unlink(missing_ok=True)
+        self._lock.release()
+
+    def clip_folder(self, side: Side, name: str) -> Path:
+        """``RUN/source/<clip>`` or ``RUN/target/<clip>``."""
+        return self.root / side / name
+
+    def clips(self, side: Side) -> list[str]:
+        """Names of the clips whose faces are in the run folder."""
+        folder = self.root / side
+        return sorted(path.parent.name for path in folder.glob("*/faces.parquet")) if folder.is_dir() else []
+
+    @property
+    def swapped(self) -> Path:
+        """Folder of the swapped videos."""
+        return self.root / "swapped"
+
+    def file_hash(self, path: Path) -> str:
+        """SHA-256 of a file, or of all images of a folder; remembered as long as size and time stay the same."""
+        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file())
+        stat = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        stamp, name = digest(stat), str(path.resolve())
+        known = self._hashes.get(name)
+        if known and known["stamp"] == stamp:
+            return str(known["sha256"])
+        sha256 = _sha256(path) if path.is_file() else digest([(file.name, _sha256(file)) for file in files])
+        self._hashes[name] = {"stamp": stamp, "sha256": sha256}
+        write_json(self.root / "inputs.json", self._hashes)
+        return sha256
+
+    def is_done(self, marker: Path, key: str) -> bool:
+        """Whether the result that `marker` stands for was made with `key` and its files are still there."""
+        state = read_json(marker)
+        if not isinstance(state, dict) or state.get("key") != key:
+            return False
+        return all((marker.parent / name).exists() for name in state.get("files", []))
+
+    def mark_done(self, marker: Path, key: str, files: list[str], **facts: Any) -> None:
+        """Write the marker: the last act of a stage on a clip. `facts` are kept for the report."""
+        write_json(marker, {"key": key, "files": files, **facts})
+
+    def once(self, marker: Path, key: str, files: list[str], work: Callable[[], dict[str, Any]]) -> bool:
+        """Do `work` and mark it done, unless it is done already; returns whether it was done now."""
+        if self.is_done(marker, key):
+            return False
+        marker.unlink(missing_ok=True)
+        self.mark_done(marker, key, files, **work())
+        return True
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
