@@ -1,0 +1,67 @@
+"""Every number that facepipe prints: images, identity, distributions, time, pose.
+
+Array in, number out, no state but in `FeatureStatistics`. Nothing here needs torch or knows of files. What a score
+means and where it comes from stands with each function.
+"""
+
+from __future__ import annotations
+
+from facepipe.metrics.distribution import (
+    FeatureStatistics,
+    FewSamplesWarning,
+    Interval,
+    Manifold,
+    bootstrap,
+    frechet_distance,
+    frechet_distance_between,
+    inception_score,
+    kernel_distance,
+    kernel_distance_subsets,
+    manifold_scores,
+)
+from facepipe.metrics.identity import (
+    Verification,
+    cosine_matrix,
+    cosine_similarity,
+    normalized_distance,
+    retrieval_accuracy,
+    verification,
+)
+from facepipe.metrics.image import MS_SSIM_WEIGHTS, ms_ssim, mse, psnr, ssim
+from facepipe.metrics.time import (
+    identity_variance,
+    interocular_distance,
+    jitter,
+    residual_jitter,
+    similarity_jitter,
+)
+
+__all__ = [
+    "MS_SSIM_WEIGHTS",
+    "FeatureStatistics",
+    "FewSamplesWarning",
+    "Interval",
+    "Manifold",
+    "Verification",
+    "bootstrap",
+    "cosine_matrix",
+    "cosine_similarity",
+    "frechet_distance",
+    "frechet_distance_between",
+    "identity_variance",
+    "inception_score",
+    "interocular_distance",
+    "jitter",
+    "kernel_distance",
+    "kernel_distance_subsets",
+    "manifold_scores",
+    "ms_ssim",
+    "mse",
+    "normalized_distance",
+    "psnr",
+    "residual_jitter",
+    "retrieval_accuracy",
+    "similarity_jitter",
+    "ssim",
+    "verification",
+]
