@@ -28,7 +28,17 @@ from facepipe.metrics.identity import (
     verification,
 )
 from facepipe.metrics.image import MS_SSIM_WEIGHTS, ms_ssim, mse, psnr, ssim
+from facepipe.metrics.pose import (
+    RIGID_POINTS,
+    angle_error,
+    expression,
+    expression_error,
+    perspective_pose,
+    pose_error,
+)
 from facepipe.metrics.time import (
+    edge_flicker,
+    flow_warped_error,
     identity_variance,
     interocular_distance,
     jitter,
@@ -38,14 +48,20 @@ from facepipe.metrics.time import (
 
 __all__ = [
     "MS_SSIM_WEIGHTS",
+    "RIGID_POINTS",
     "FeatureStatistics",
     "FewSamplesWarning",
     "Interval",
     "Manifold",
     "Verification",
+    "angle_error",
     "bootstrap",
     "cosine_matrix",
     "cosine_similarity",
+    "edge_flicker",
+    "expression",
+    "expression_error",
+    "flow_warped_error",
     "frechet_distance",
     "frechet_distance_between",
     "identity_variance",
@@ -58,6 +74,8 @@ __all__ = [
     "ms_ssim",
     "mse",
     "normalized_distance",
+    "perspective_pose",
+    "pose_error",
     "psnr",
     "residual_jitter",
     "retrieval_accuracy",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from facepipe.geometry import apply, umeyama
 from facepipe.metrics._checks import Float64, real_array
 from facepipe.metrics.identity import cosine_similarity
+from facepipe.types import Image
 
 __all__ = [
+    "edge_flicker",
+    "flow_warped_error",
     "identity_variance",
     "interocular_distance",
     "jitter",
@@ -170,3 +178,151 @@ def _positive_scale(scale: Any) -> float:
     if size <= 0:
         raise ValueError(f"scale: expected a positive length, got {size}; do the eyes coincide?")
     return size
+
+
+def flow_warped_error(frames: Iterable[Any], *, reference: Iterable[Any] | None = None, masks: Any = None) -> float:
+    """How much a video changes beyond what moves: each frame against the next, brought back along the optical flow.
+
+    Parameters
+    ----------
+    frames : iterable of (H, W, 3) uint8 array
+        Consecutive frames, RGB, at least 2. Only two are kept at a time.
+    reference : iterable of (H, W, 3) uint8 array, optional
+        Frames from which the flow is taken, as many: the target's clip, so that the swap's own flaws do not bend the
+        flow to fit them. Default: `frames`.
+    masks : iterable of (H, W) arrays, optional
+        Weights >= 0, one a frame.
+
+    Returns
+    -------
+    float
+        Mean squared difference of values in [0, 1], over the pixels that both frames show.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 frames, sequences of different length, frames of another shape or type, no pixel to compare.
+
+    Notes
+    -----
+    Lai et al. 2018, "Learning blind video temporal consistency", section 4.1, arXiv:1808.00449. The flow is Kroeger et
+    al. 2016 (DIS) in OpenCV's medium preset; a pixel counts as hidden by eq. (5) of Ruder, Dosovitskiy, Brox 2016,
+    arXiv:1604.08610.
+    """
+    solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    total = weight = 0.0
+    for before, after in itertools.pairwise(_together(frames, reference, masks)):
+        grey = [cv2.cvtColor(x.reference, cv2.COLOR_RGB2GRAY) for x in (before, after)]
+        forward, backward = solver.calc(grey[0], grey[1], None), solver.calc(grey[1], grey[0], None)
+        weights = before.mask * _visible(forward, backward)
+        difference = (_sampled(after.frame, forward) - before.frame.astype(np.float32)) / 255
+        total += float(np.einsum("hw,hwc,hwc->", weights, difference, difference, dtype=np.float64)) / 3
+        weight += float(weights.sum(dtype=np.float64))
+    if not weight:
+        raise ValueError("expected at least 2 frames that show a common pixel under the mask, got none")
+    return total / weight
+
+
+def edge_flicker(
+    frames: Iterable[Any], masks: Iterable[Any], *, reference: Iterable[Any] | None = None, width: float = 0.04
+) -> float:
+    """Flicker along the edge of the mask: mean change of luminance from frame to frame, in a band about the edge.
+
+    Parameters
+    ----------
+    frames : iterable of (H, W, 3) uint8 array
+        Consecutive frames of the swap, RGB, at least 2.
+    masks : iterable of (H, W) array
+        The composite's masks, in [0, 1]; the edge is where they pass 0.5.
+    reference : iterable of (H, W, 3) uint8 array, optional
+        The target's clip. With it, only the change that the target does not make counts: 0 when nothing was swapped,
+        however much the head moves.
+    width : float
+        Half of the band, as a share of the root of the mask's area; at least 1 pixel.
+
+    Returns
+    -------
+    float
+        Grey levels of 255 a frame; at least 0.
+
+    Raises
+    ------
+    ValueError
+        For fewer than 2 frames, sequences of different length, no mask with an edge.
+    """
+    if width <= 0:
+        raise ValueError(f"width: expected more than 0, got {width}")
+    total = pixels = 0.0
+    for before, after in itertools.pairwise(_together(frames, reference, masks)):
+        band = _edge_band(after.mask, width)
+        change = _luminance(after.frame) - _luminance(before.frame)
+        if reference is not None:
+            change -= _luminance(after.reference) - _luminance(before.reference)
+        total += float(np.abs(change[band]).sum(dtype=np.float64))
+        pixels += float(band.sum())
+    if not pixels:
+        raise ValueError("expected at least 2 frames and a mask that passes 0.5 somewhere, got no edge at all")
+    return total / pixels
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """A frame with what belongs to it."""
+
+    frame: Image
+    reference: Image
+    mask: NDArray[np.float32]
+
+
+def _together(
+    frames: Iterable[Any], reference: Iterable[Any] | None, masks: Iterable[Any] | None
+) -> Iterator[_Moment]:
+    """The three sequences side by side, each checked as it passes; ValueError when one ends early."""
+    sequences = [s for s in (frames, reference, masks) if s is not None]
+    for number, row in enumerate(zip(*sequences, strict=True)):
+        values = [np.asarray(v) for v in row]
+        frame = values[0]
+        other = values[1] if reference is not None else frame
+        for image in (frame, other):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape != frame.shape:
+                raise ValueError(
+                    f"frame {number}: expected uint8 RGB of one size, got {image.dtype} of shape {image.shape} "
+                    f"beside {frame.shape}"
+                )
+        mask = np.ones(frame.shape[:2], np.float32) if masks is None else values[-1].astype(np.float32)
+        if mask.shape != frame.shape[:2] or not (np.isfinite(mask).all() and mask.min() >= 0):
+            raise ValueError(f"mask {number}: expected {frame.shape[:2]} finite weights >= 0, got shape {mask.shape}")
+        yield _Moment(frame, other, mask)
+
+
+def _sampled(image: NDArray[Any], flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`image` at each pixel moved by `flow`, (H, W, 2)."""
+    grid = np.indices(flow.shape[:2], np.float32)
+    x, y = grid[1] + flow[..., 0], grid[0] + flow[..., 1]
+    return np.asarray(cv2.remap(image.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+
+
+def _visible(forward: NDArray[np.float32], backward: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Pixels of the first frame that the second shows: the way there and back ends where it began."""
+    height, width = forward.shape[:2]
+    back = _sampled(backward, forward)
+    grid = np.indices((height, width), np.float32)
+    x, y = grid[1] + forward[..., 0], grid[0] + forward[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    error = ((forward + back) ** 2).sum(axis=-1)
+    allowed = 0.01 * ((forward**2).sum(axis=-1) + (back**2).sum(axis=-1)) + 0.5  # Ruder et al. 2016, eq. (5)
+    return np.asarray(inside & (error <= allowed))
+
+
+def _luminance(image: Image) -> NDArray[np.float32]:
+    return np.asarray(image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))
+
+
+def _edge_band(mask: NDArray[np.float32], width: float) -> NDArray[np.bool_]:
+    """Pixels within `width` (a share of the root of the area) of the edge of the mask."""
+    inside = (mask > 0.5).astype(np.uint8)
+    if inside.all() or not inside.any():
+        return np.zeros(mask.shape, np.bool_)
+    radius = max(1.0, width * float(np.sqrt(inside.sum())))
+    distance = [cv2.distanceTransform(x, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for x in (inside, 1 - inside)]
+    return np.asarray(np.maximum(*distance) <= radius)
