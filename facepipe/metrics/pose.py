@@ -1,7 +1,7 @@
 """Scores of pose and expression, from 68 landmarks and the mean face of `facepipe.geometry`.
 
-Convention: angles are degrees in the order yaw, pitch, roll, signed as in `facepipe.types`. Rigid points are the corners
-of the eyes and the nose: brows, lids, lips and jaw move with the expression and so tell nothing about the pose.
+Convention: angles are degrees in the order yaw, pitch, roll, signed as in `facepipe.types`. Rigid points are the
+corners of the eyes and the nose: brows, lids, lips and jaw move with the expression and tell nothing about the pose.
 """
 
 from __future__ import annotations

@@ -212,8 +212,8 @@ def flow_warped_error(frames: Iterable[Any], *, reference: Iterable[Any] | None 
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     total = weight = 0.0
     for before, after in itertools.pairwise(_together(frames, reference, masks)):
-        grey = [cv2.cvtColor(x.reference, cv2.COLOR_RGB2GRAY) for x in (before, after)]
-        forward, backward = solver.calc(grey[0], grey[1], None), solver.calc(grey[1], grey[0], None)
+        first, second = (cv2.cvtColor(x.reference, cv2.COLOR_RGB2GRAY) for x in (before, after))
+        forward, backward = _flow(solver, first, second), _flow(solver, second, first)
         weights = before.mask * _visible(forward, backward)
         difference = (_sampled(after.frame, forward) - before.frame.astype(np.float32)) / 255
         total += float(np.einsum("hw,hwc,hwc->", weights, difference, difference, dtype=np.float64)) / 3
@@ -293,6 +293,11 @@ def _together(
         if mask.shape != frame.shape[:2] or not (np.isfinite(mask).all() and mask.min() >= 0):
             raise ValueError(f"mask {number}: expected {frame.shape[:2]} finite weights >= 0, got shape {mask.shape}")
         yield _Moment(frame, other, mask)
+
+
+def _flow(solver: cv2.DISOpticalFlow, first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float32]:
+    """(H, W, 2): where each pixel of the first grey image is in the second, minus where it is."""
+    return np.asarray(solver.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
 
 
 def _sampled(image: NDArray[Any], flow: NDArray[np.float32]) -> NDArray[np.float32]:
