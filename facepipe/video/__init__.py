@@ -5,7 +5,7 @@ Convention
       units of the clip's ``time_base``; frames come in order of display with strictly increasing ``pts``.
     - Every frame of a clip has the size of its first one.
     - Colour: the matrix is the one the stream is tagged with; where the tag is missing it is BT.709 from 720 lines
-      up and BT.601 below. Range: the tag; where it is missing full for ``yuvj*`` and limited else. Grey is grey.
+      up and BT.601 below. Range: the tag; where it is missing full for grey and ``yuvj*``, limited else.
     - Transparency: what lies under alpha is composited on black, in stills and in video.
     - Interlaced frames are left as they are. Pixel aspect and HDR transfer are not converted; both are in `warnings`.
 """

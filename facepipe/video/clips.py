@@ -51,12 +51,12 @@ class Clip:
     kind: Literal["video", "images"]
 
 
-def natural_key(text: str | Path) -> tuple[tuple[int, int, str], ...]:
+def natural_key(text: str | Path) -> tuple[tuple[tuple[int, int, str], ...], str]:
     """Sort key under which ``clip2`` comes before ``clip10``; ties are broken by the plain text."""
     text = str(text)
     parts = re.split(r"([0-9]+)", text.casefold())
     key = tuple((0, int(p), "") if p.isdecimal() and p.isascii() else (1, 0, p) for p in parts if p)
-    return (*key, (2, 0, text))
+    return key, text
 
 
 def images_of(folder: Path) -> list[Path]:

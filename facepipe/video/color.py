@@ -44,6 +44,7 @@ _MATRIX = {
 }
 _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _SHRINK = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT  # AREA is a low-pass
+_STRETCH = np.clip(np.rint((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Coding:
         """What tags say, and the rule where they say nothing: BT.709 from 720 lines up, BT.601 below."""
         if space not in _MATRIX:
             space = "bt709" if height >= 720 else "smpte170m"
-        full = color_range == "pc" or (not color_range and pixel_format.startswith("yuvj"))
+        full = color_range == "pc" or (not color_range and pixel_format.startswith(("yuvj", "gray", "ya")))
         return cls(space, full)
 
     @property
@@ -88,6 +89,8 @@ def to_rgb(frame: VideoFrame, coding: Coding, size: tuple[int, int], reformatter
         dst_color_range=ColorRange.JPEG,
     )
     pixels = np.asarray(converted.to_ndarray(), np.uint8)
+    if not coding.full and frame.format.name.startswith("gray"):
+        pixels = _STRETCH[pixels]  # swscale takes every grey for full range, whatever it is told
     return over_black(pixels) if transparent else pixels
 
 

@@ -21,7 +21,7 @@ from facepipe.video.clips import Clip, images_of, to_clip
 from facepipe.video.color import RANGES, SPACES, Coding, to_rgb
 from facepipe.video.source import Limits, open_input, reading
 from facepipe.video.stills import read_image
-from facepipe.video.timing import Clock, Turn, missing_end
+from facepipe.video.timing import Clock, Tally, Turn
 
 __all__ = ["ClipReader", "Frame", "open_clip", "probe"]
 
@@ -216,7 +216,7 @@ class ClipReader:
         with reading(path):
             container, stream = self._open()
             with container:
-                frame = next(self._decoded(container, stream), None)
+                frame = next(self._decoded(container, stream, Tally()), None)
                 if frame is None:
                     raise MediaError(f"{path}: no frame of its video stream can be decoded")
                 self._turn = Turn.of(frame)
@@ -249,39 +249,37 @@ class ClipReader:
         if frame.interlaced_frame:
             self._warn("is interlaced: frames are as stored")
 
-    def _decoded(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
-        """Every frame that can be had; what cannot is counted in a warning."""
+    def _decoded(self, container: InputContainer, stream: VideoStream, tally: Tally) -> Iterator[av.VideoFrame]:
+        """Every frame that can be had; what cannot is counted."""
         packets = container.demux(stream)
-        bad = 0
-        broken = ""
         while True:
             try:
                 packet = next(packets, None)
             except av.error.FFmpegError as exc:
-                broken, packet = str(exc.strerror), None
+                tally.broken, packet = str(exc.strerror), None
+            if packet is not None and packet.size:
+                tally.packets += 1
+                tally.hidden += packet.is_discard
             try:
                 frames = stream.decode(packet)
             except av.error.EOFError:  # flushed already
-                break
+                return
             except av.error.InvalidDataError:
-                bad, frames = bad + 1, []
+                tally.bad += 1
+                frames = []
             yield from frames
             if packet is None:
-                break
-        if bad:
-            self._warn(f"{bad} packets cannot be decoded, their frames are missing")
-        if broken:
-            self._warn(f"cut short, reading stopped before the end: {broken}")
+                return
 
     def _video(self) -> Iterator[Frame]:
         path, info = self.clip.path, self.info
         reformatter = VideoReformatter()
-        clock = Clock(info)
+        clock, tally = Clock(info), Tally()
         count = corrupt = resized = 0
         with reading(path):
             container, stream = self._open()
             with container:
-                for frame in self._decoded(container, stream):
+                for frame in self._decoded(container, stream, tally):
                     if self._stop is not None and count >= self._stop:
                         return
                     self._limits.check_count(path, count + 1)
@@ -293,7 +291,7 @@ class ClipReader:
                         source = _Decoded(frame, _coding(frame), self._turn, info.size, reformatter)
                         yield Frame(count, pts, pts * info.time_base, source, corrupt=frame.is_corrupt)
                     count += 1
-                for text in (*clock.warnings(), *missing_end(stream, info, count, clock.last)):
+                for text in (*clock.warnings(), *tally.warnings(stream, info, count, clock.last)):
                     self._warn(text)
         if corrupt:
             self._warn(f"{corrupt} of {count} frames are corrupt")

@@ -58,7 +58,7 @@ def read_image(path: str | Path, limits: Limits | None = None) -> Image:
     if image is None:
         raise MediaError(f"{path}: is a broken image, or of a kind that cannot be decoded")
     if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
-        eight = np.asarray(raw if raw.dtype == np.uint8 else raw // 257, np.uint8)
+        eight = np.asarray(raw if raw.dtype == np.uint8 else (raw.astype(np.uint32) + 128) // 257, np.uint8)
         return over_black(cv2.cvtColor(eight, cv2.COLOR_BGRA2RGBA))
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 

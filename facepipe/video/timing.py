@@ -12,7 +12,7 @@ import numpy as np
 
 from facepipe.types import Image, VideoInfo
 
-__all__ = ["Clock", "Turn", "missing_end"]
+__all__ = ["Clock", "Tally", "Turn"]
 
 
 class Clock:
@@ -47,12 +47,36 @@ class Clock:
             yield f"{self._backward} frames are not later than the one before, their times were moved"
 
 
-def missing_end(stream: av.VideoStream, info: VideoInfo, count: int, last: int | None) -> Iterator[str]:
-    """Say where the decoded frames are fewer, or end earlier, than the header promises (headers may lie)."""
-    if info.frames_promised and count != info.frames_promised:
-        what = "cut short" if count < info.frames_promised else "odd"
-        yield f"{what}: the header promises {info.frames_promised} frames, {count} were decoded"
-        return
+@dataclass
+class Tally:
+    """What came out of a container.
+
+    Attributes
+    ----------
+    packets, hidden, bad : int
+        Packets found; those of them that the file itself leaves out (edit lists); those that cannot be decoded.
+    broken : str
+        Why reading stopped before the end, if it did.
+    """
+
+    packets: int = 0
+    hidden: int = 0
+    bad: int = 0
+    broken: str = ""
+
+    def warnings(self, stream: av.VideoStream, info: VideoInfo, count: int, last: int | None) -> Iterator[str]:
+        """Say where the `count` decoded frames are fewer, or end earlier, than promised (headers may lie)."""
+        if self.bad:
+            yield f"{self.bad} of {self.packets} packets cannot be decoded"
+        if self.broken:
+            yield f"cut short: reading stopped after {count} frames: {self.broken}"
+        elif self.packets < info.frames_promised:
+            yield f"cut short: the header promises {info.frames_promised} frames, {count} were decoded"
+        else:
+            yield from _missing_end(stream, info, last)
+
+
+def _missing_end(stream: av.VideoStream, info: VideoInfo, last: int | None) -> Iterator[str]:
     duration = _duration(stream)
     if duration is None or last is None:
         return

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 import av
 import numpy as np
 from av.container import OutputContainer
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from facepipe.errors import MediaError, UsageError
@@ -64,8 +64,9 @@ class ClipWriter:
         self.path = path
         self.frames = 0
         self._like = like
+        # Limited range for every input: swscale makes full-range chroma half a level too small (measured).
         self._coding = Coding.of(
-            space=like.color_space, color_range=like.color_range, pixel_format=like.pixel_format, height=like.size[0]
+            space=like.color_space, color_range="tv", pixel_format=like.pixel_format, height=like.size[0]
         )
         self._format = _pixel_format(codec, like.size)
         self._reformatter = VideoReformatter()
@@ -112,6 +113,8 @@ class ClipWriter:
         context = stream.codec_context
         context.time_base = self._like.time_base
         context.thread_count = _THREADS
+        if codec == "mask":
+            context.color_range = int(ColorRange.JPEG)
         if codec == "h264":
             context.colorspace = _SPACE_NUMBERS[self._coding.space]
             context.color_range = int(self._coding.range)
@@ -281,10 +284,11 @@ def open_writer(
         The file to make, ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``. Matroska counts milliseconds: times are rounded
         to them there, and kept exactly in the others.
     like : VideoInfo
-        Size, time base, rate and colours to write, usually those of the input.
+        Size, time base, rate and colour matrix to write, usually those of the input.
     codec : {"h264", "lossless", "mask"}
-        ``h264`` is 8 bit 4:2:0 (4:4:4 where a side is odd) in the matrix and range of `like`, tagged so;
-        ``lossless`` is RGB H.264, bit-exact; ``mask`` is grey FFV1, bit-exact, for ``.mkv``.
+        ``h264`` is 8 bit 4:2:0 (4:4:4 where a side is odd) in the matrix of `like` and in limited range, tagged so
+        (full-range input is converted); ``lossless`` is RGB H.264, bit-exact; ``mask`` is grey FFV1, bit-exact, for
+        ``.mkv``.
     crf : int
         Quality of ``h264``, 0 to 51; less is better and larger.
     preset : str

@@ -1,0 +1,151 @@
+"""Fixtures that several test modules share: generated media and real clips."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Protocol
+
+import av
+import numpy as np
+import pytest
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+
+
+def _test_card(height: int, width: int, index: int = 0) -> Image:
+    """A smooth picture with black, white and coloured patches; a grey patch in its middle tells `index`."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    x, y = x / max(1, width - 1), y / max(1, height - 1)
+    card = np.stack([255 * x, 255 * y, 127.5 * (2 - x - y)], axis=-1)
+    h, w = height // 4, width // 4
+    for column, colour in enumerate([(0, 0, 0), (255, 255, 255), (200, 40, 40), (40, 60, 200)]):
+        card[:h, column * w : (column + 1) * w] = colour
+    card[2 * h : 3 * h, w : 3 * w] = 20 + 7 * (index % 30)
+    return np.asarray(np.rint(card), np.uint8)
+
+
+class TestCard(Protocol):
+    def __call__(self, height: int, width: int, index: int = 0) -> Image: ...
+
+
+@pytest.fixture(scope="session")
+def card() -> TestCard:
+    """``card(height, width, index=0)``: an RGB test picture."""
+    return _test_card
+
+
+def _number_of(image: Image) -> int:
+    """The index that a test card tells."""
+    height, width = image.shape[:2]
+    middle = image[height // 2 + 3 : 3 * height // 4 - 3, width // 4 + 4 : 3 * width // 4 - 4]
+    return round((float(middle.mean()) - 20) / 7)
+
+
+@pytest.fixture(scope="session")
+def number_of() -> Callable[[Image], int]:
+    """``number_of(image)``: the index, modulo 30, that a test card tells."""
+    return _number_of
+
+
+_MATRICES = {"bt709": (Colorspace.ITU709, 1), "bt601": (Colorspace.ITU601, 6), "": (Colorspace.ITU601, 2)}
+
+
+def _make_video(
+    path: Path,
+    *,
+    size: tuple[int, int] = (96, 128),
+    count: int = 10,
+    images: Sequence[Image] | None = None,
+    codec: str = "libx264",
+    pixel_format: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    rate: Fraction = Fraction(25),
+    time_base: Fraction | None = None,
+    pts: Sequence[int] | None = None,
+    space: str = "bt601",
+    full: bool = False,
+    tagged: bool = True,
+    rotation: int = 0,
+    mirrored: bool = False,
+    audio: Sequence[str] = (),
+    audio_start: Fraction = Fraction(0),
+    muxer: dict[str, str] | None = None,
+    metadata: dict[str, str] | None = None,
+    format: str | None = None,  # noqa: A002
+) -> Path:
+    """Write a clip of test cards (or of `images`) and tones; returns `path`."""
+    images = images if images is not None else [_test_card(*size, i) for i in range(count)]
+    base = time_base or 1 / rate
+    with av.open(str(path), "w", container_options=muxer or {}, format=format) as out:
+        out.metadata.update(metadata or {})
+        video: Any = out.add_stream(
+            codec, rate=rate, options={"crf": "6", **(options or {})} if "264" in codec else {}
+        )
+        video.height, video.width = images[0].shape[:2]
+        video.pix_fmt = pixel_format
+        video.codec_context.time_base = base
+        matrix, number = _MATRICES[space]
+        if tagged:
+            video.codec_context.colorspace = number
+            video.codec_context.color_range = 2 if full else 1
+        if rotation or mirrored:
+            video.set_display_rotation(rotation, hflip=mirrored)
+        tones = [out.add_stream(name, rate=48000) for name in audio]
+        for tone in tones:
+            out.mux(list(_tone(tone, len(images) / rate, audio_start)))
+        for index, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                format=pixel_format,
+                interpolation=Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT,
+                src_colorspace=matrix,
+                dst_colorspace=matrix,
+                src_color_range=ColorRange.JPEG,
+                dst_color_range=ColorRange.JPEG if full else ColorRange.MPEG,
+            )
+            frame.pts = index if pts is None else pts[index]
+            frame.time_base = base
+            out.mux(video.encode(frame))
+        out.mux(video.encode(None))
+    return path
+
+
+def _tone(stream: Any, seconds: Fraction, start: Fraction) -> Iterator[Any]:
+    samples = (np.sin(np.arange(int(48000 * seconds)) * 0.05) * 8000).astype(np.int16)
+    stereo = np.repeat(samples, 2)[None]
+    for at in range(0, stereo.shape[1], 2048):
+        frame = av.AudioFrame.from_ndarray(stereo[:, at : at + 2048], format="s16", layout="stereo")
+        frame.sample_rate = 48000
+        frame.time_base = Fraction(1, 48000)
+        frame.pts = at // 2 + int(start * 48000)
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+@pytest.fixture(scope="session")
+def make_video() -> Callable[..., Path]:
+    """``make_video(path, size=(96, 128), count=10, ...)``: write a generated clip; see `_make_video`."""
+    return _make_video
+
+
+@pytest.fixture(scope="session")
+def clip_path() -> Callable[[str], Path]:
+    """``clip_path(name)``: a real clip of the catalogue, from the cache or the folder FACEPIPE_TEST_CLIPS."""
+
+    def find(name: str) -> Path:
+        if folder := os.environ.get("FACEPIPE_TEST_CLIPS"):
+            found = sorted(Path(folder).rglob(name))
+            if not found:
+                pytest.fail(f"{name} is not in the folder that FACEPIPE_TEST_CLIPS names")
+            return found[0]
+        try:
+            return Path(importlib.import_module("facepipe.weights").clip(name))
+        except (ImportError, OSError, AttributeError) as exc:
+            pytest.fail(f"{name} is not in the cache: run 'facepipe models pull', or set FACEPIPE_TEST_CLIPS ({exc})")
+
+    return find
