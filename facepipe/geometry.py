@@ -47,8 +47,8 @@ Points = NDArray[np.float64]
 _TOLERANCE = 64 * np.finfo(np.float64).eps
 """Relative size below which a spread or a singular value is rounding noise."""
 
-_BLOCK = 512
-"""Sets that are centred at once: 512 sets of 68 points stay in the processor's cache."""
+_BLOCK = 256
+"""Sets that are centred at once: 256 sets of 68 points stay in the processor's cache."""
 
 
 # ---------------------------------------------------------------------------------------------- similarity transform
@@ -114,8 +114,7 @@ def _fit(
     reason = "the points fix no single rotation (too few, on a line in 3-D, or a mirrored shape without a direction)"
     _refuse(gap <= noise, reason, batch)
 
-    c = trace / m.var_x if with_scale else np.ones_like(trace)  # eq. (42)
-    A = c[:, None, None] * R
+    A = (trace / m.var_x)[:, None, None] * R if with_scale else R  # eq. (42)
     out = np.zeros((len(x), x.shape[-1] + 1, x.shape[-1] + 1))
     out[:, :-1, :-1] = A
     out[:, :-1, -1] = m.mean_y - np.einsum("bij,bj->bi", A, m.mean_x)  # eq. (41)
@@ -164,7 +163,9 @@ def _moments(x: Points, y: Points, w: Points | None) -> _Moments:
             mean_x, mean_y = ws @ x[s], ws @ y[s]  # eq. (34), (35)
             m.mean_x[s], m.mean_y[s] = mean_x[:, 0], mean_y[:, 0]
             # A mean repeated to full size is subtracted five times faster than a broadcast one (inner loop of D).
-            xc, yc = x[s] - np.tile(mean_x, (1, N, 1)), y[s] - np.tile(mean_y, (1, N, 1))
+            xc, yc = np.tile(mean_x, (1, N, 1)), np.tile(mean_y, (1, N, 1))
+            np.subtract(x[s], xc, out=xc)
+            np.subtract(y[s], yc, out=yc)
             if w is not None:  # half of the weight on each side of every product
                 root = np.sqrt(w[s])[..., None]
                 xc, yc = xc * root, yc * root
@@ -209,8 +210,9 @@ def _paired(
 
 def _check_spread(m: _Moments, batch: tuple[int, ...]) -> None:
     """Refuse what is not finite, and points that coincide."""
-    finite = np.isfinite(m.var_x) & np.isfinite(m.var_y) & np.isfinite(m.cov).all((-1, -2))
-    _refuse(~finite, "a coordinate is not finite (or too large to be squared)", batch)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = m.var_x + m.var_y + np.einsum("bij->b", m.cov)
+    _refuse(~np.isfinite(total), "a coordinate is not finite (or too large to be squared)", batch)
     for name, mean, var in (("src", m.mean_x, m.var_x), ("dst", m.mean_y, m.var_y)):
         _refuse(np.sqrt(var) <= _TOLERANCE * _norm(mean), f"all points of {name} that have weight coincide", batch)
 
@@ -465,8 +467,7 @@ def mean_face68() -> NDArray[np.float64]:
     Returns
     -------
     (68, 3) float64 array, read-only
-        x to the image's right, y down, z away from the camera; unit: distance between the outer corners of the eyes
-        as in data/face_model.npz; centred.
+        x to the image's right, y down, z away from the camera; the unit is the distance between the eyes' centres.
     """
     return _face_model("points68")
 
