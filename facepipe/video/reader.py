@@ -19,7 +19,7 @@ from facepipe.errors import MediaError, UsageError
 from facepipe.types import Image, VideoInfo
 from facepipe.video.clips import Clip, images_of, to_clip
 from facepipe.video.color import RANGES, SPACES, Coding, to_rgb
-from facepipe.video.source import Limits, open_input, reading
+from facepipe.video.source import Limits, open_input, promised_size, reading
 from facepipe.video.stills import read_image
 from facepipe.video.timing import Clock, Tally, Turn
 
@@ -218,7 +218,8 @@ class ClipReader:
             with container:
                 frame = next(self._decoded(container, stream, Tally()), None)
                 if frame is None:
-                    raise MediaError(f"{path}: no frame of its video stream can be decoded")
+                    most = self._limits.max_pixels
+                    raise MediaError(f"{path}: no frame can be decoded: it is broken, or larger than {most} pixels")
                 self._turn = Turn.of(frame)
                 self._note(stream, frame, container)
                 time_base = stream.time_base
@@ -264,7 +265,8 @@ class ClipReader:
                 frames = stream.decode(packet)
             except av.error.EOFError:  # flushed already
                 return
-            except av.error.InvalidDataError:
+            except av.error.FFmpegError:
+                self._limits.check_size(self.clip.path, stream.codec_context.height, stream.codec_context.width)
                 tally.bad += 1
                 frames = []
             yield from frames
@@ -316,7 +318,12 @@ def _video_stream(container: InputContainer, path: Path, limits: Limits) -> Vide
     stream = streams[0]
     if stream.codec_context is None:
         raise MediaError(f"{path}: its video is coded in a way that cannot be decoded here")
-    limits.check_size(path, stream.codec_context.height, stream.codec_context.width)
+    size = stream.codec_context.height, stream.codec_context.width
+    # Where the size is more than `max_pixels` the first look at the file leaves it at zero.
+    limits.check_size(path, *(size if all(size) else promised_size(path, stream.index)))
+    stream.codec_context.options = {
+        "max_pixels": str(limits.max_pixels)
+    }  # the decoder's own guard, before it allocates
     stream.thread_type = "AUTO"
     return stream
 

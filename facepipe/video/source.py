@@ -12,7 +12,7 @@ from av.container import InputContainer
 
 from facepipe.errors import MediaError, MediaLimitError
 
-__all__ = ["Limits", "check_file", "open_input", "read_metadata", "reading"]
+__all__ = ["Limits", "check_file", "open_input", "promised_size", "read_metadata", "reading"]
 
 # Demuxers that read one file and nothing else. Playlists (hls, dash, concat, sdp, image sequences) are left out:
 # a text file named .mp4 could make them open any path or address.
@@ -79,16 +79,25 @@ def check_file(path: Path) -> None:
                 raise MediaError(f"{path}: the file is empty")
 
 
-def open_input(path: Path, limits: Limits) -> InputContainer:
+def open_input(path: Path, limits: Limits, **more: str) -> InputContainer:
     """Open a container for reading, local files and plain containers only. Call it inside `reading`."""
     check_file(path)
     options = {
         "format_whitelist": _DEMUXERS,
         "protocol_whitelist": "file",
         "max_pixels": str(limits.max_pixels),  # for the frames that are decoded to find the streams' parameters
+        **more,
     }
     # "file:" keeps names like "http://x" or "a:b.mp4" from being taken for another protocol.
     return av.open(f"file:{path}", options=options, metadata_errors="replace")
+
+
+def promised_size(path: Path, stream: int) -> tuple[int, int]:
+    """Height and width that a container states for a stream, found without any decoder; zeros where it does not."""
+    with open_input(path, Limits(), codec_whitelist="none") as container:
+        context = container.streams[stream].codec_context
+        assert isinstance(context, av.VideoCodecContext)
+        return context.height, context.width
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
