@@ -53,7 +53,7 @@ def number_of() -> Callable[[Image], int]:
     return _number_of
 
 
-_MATRICES = {"bt709": (Colorspace.ITU709, 1), "bt601": (Colorspace.ITU601, 6), "": (Colorspace.ITU601, 2)}
+_MATRICES = {"bt709": (Colorspace.ITU709, 1), "bt601": (Colorspace.ITU601, 6), "bt2020": (Colorspace.BT2020, 9)}
 
 
 def _make_video(
@@ -77,6 +77,7 @@ def _make_video(
     audio_start: Fraction = Fraction(0),
     muxer: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
+    tags: dict[str, Any] | None = None,
     format: str | None = None,  # noqa: A002
 ) -> Path:
     """Write a clip of test cards (or of `images`) and tones; returns `path`."""
@@ -94,6 +95,8 @@ def _make_video(
         if tagged:
             video.codec_context.colorspace = number
             video.codec_context.color_range = 2 if full else 1
+        for name, value in (tags or {}).items():
+            setattr(video.codec_context, name, value)
         if rotation or mirrored:
             video.set_display_rotation(rotation, hflip=mirrored)
         tones = [out.add_stream(name, rate=48000) for name in audio]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import struct
 from collections.abc import Callable
 from fractions import Fraction
@@ -60,10 +61,13 @@ def audio_packets(path: Path) -> dict[int, list[tuple[Fraction, str]]]:
     return found
 
 
+SPACES = {"bt601": "smpte170m", "bt709": "bt709", "bt2020": "bt2020nc"}
+
+
 # Reading
 
 
-@pytest.mark.parametrize("space", ["bt601", "bt709"])
+@pytest.mark.parametrize("space", ["bt601", "bt709", "bt2020"])
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le"])
 def test_colours_come_back(
@@ -75,7 +79,7 @@ def test_colours_come_back(
     assert np.abs(images[0][4:20, 4:28].astype(int)).max() <= 2, "black"
     assert np.abs(images[0][4:20, 36:60].astype(int) - 255).max() <= 2, "white"
     assert np.abs(images[0][4:20, 68:92].astype(int) - (200, 40, 40)).max() <= 4, "red"
-    assert (info.color_space, info.color_range) == ({"bt601": "smpte170m"}.get(space, space), "pc" if full else "tv")
+    assert (info.color_space, info.color_range) == (SPACES[space], "pc" if full else "tv")
     assert warnings == []
 
 
@@ -196,6 +200,24 @@ def test_odd_media_are_read(
     assert [t - times[0] for t in times] == [Fraction(i, 25) for i in range(count)]
     assert warnings == []
     assert info.has_audio is bool(options.get("audio"))
+
+
+@pytest.mark.parametrize(
+    ("options", "warning"),
+    [
+        ({"tags": {"color_trc": 16}}, r"is HDR \(PQ\)"),
+        ({"tags": {"sample_aspect_ratio": Fraction(4, 3)}}, "has pixels of shape 4/3"),
+        ({"options": {"flags": "+ildct+ilme"}}, "is interlaced"),
+    ],
+)
+def test_what_is_not_converted_is_said(
+    tmp_path: Path, make_video: Make, card: Any, options: dict[str, Any], warning: str
+) -> None:
+    info, images, _, warnings = read(make_video(tmp_path / "a.mp4", count=3, **options))
+    assert info.size == (96, 128)
+    assert error(images, [card(96, 128, i) for i in range(3)]) < 2
+    assert len(warnings) == 1
+    assert re.search(warning, warnings[0])
 
 
 def test_gif(tmp_path: Path, make_video: Make, number_of: Any) -> None:
@@ -338,9 +360,16 @@ def test_paths_that_cannot_be_read(tmp_path: Path, make_video: Make, monkeypatch
         video.probe(made)
 
 
-def test_audio_only_and_cover_art(tmp_path: Path, make_video: Make) -> None:
+@pytest.mark.parametrize("cover", [False, True])
+def test_audio_only(tmp_path: Path, cover: bool) -> None:
     with av.open(str(tmp_path / "a.mp4"), "w") as out:
         stream = out.add_stream("aac", rate=48000)
+        if cover:
+            art: Any = out.add_stream("mjpeg", rate=1)
+            art.height, art.width, art.pix_fmt = 32, 32, "yuvj420p"
+            art.disposition = av.stream.Disposition.attached_pic
+            out.mux(art.encode(av.VideoFrame(32, 32, "yuvj420p")))
+            out.mux(art.encode(None))
         frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
         frame.sample_rate = 48000
         out.mux(stream.encode(frame))
@@ -385,6 +414,7 @@ def test_damaged_frames_are_flagged(tmp_path: Path, make_video: Make) -> None:
     assert any(f"{sum(flags)} of {len(flags)} frames are corrupt" in w for w in reader.warnings)
 
 
+@pytest.mark.models
 def test_frames_hidden_by_an_edit_list_are_not_missing(clip_path: Callable[[str], Path]) -> None:
     info, images, _, warnings = read(clip_path("no_face.mp4"))
     assert (info.frames_promised, len(images)) == (98, 95)  # three lie before the clip's beginning
@@ -642,7 +672,7 @@ def test_natural_order_is_by_number(a: int, b: int) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
-@pytest.mark.parametrize("space", ["bt601", "bt709"])
+@pytest.mark.parametrize("space", ["bt601", "bt709", "bt2020"])
 @pytest.mark.parametrize("full", [False, True])
 def test_a_copy_has_the_colours_of_its_input(
     tmp_path: Path, make_video: Make, suffix: str, space: str, full: bool
@@ -656,7 +686,7 @@ def test_a_copy_has_the_colours_of_its_input(
     assert np.abs(shift).max() < 0.4
     assert np.abs(images[0][4:40, 4:60].astype(int)).max() <= 2, "black"
     assert np.abs(images[0][4:40, 68:124].astype(int) - 255).max() <= 2, "white"
-    assert (info.color_space, info.color_range) == (before.color_space, "tv")
+    assert (info.color_space, info.color_range) == (before.color_space, "tv") == (SPACES[space], "tv")
     assert times == times_before
     assert warnings == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -97,24 +98,22 @@ class Frame:
         return np.asarray(cv2.resize(self.image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8), scale
 
 
+@dataclass(frozen=True, slots=True)
 class _Decoded:
     """A decoded frame and what is needed to turn it into RGB of the clip's size."""
 
-    __slots__ = ("coding", "frame", "reformatter", "size", "turn")
-
-    def __init__(
-        self, frame: av.VideoFrame, coding: Coding, turn: Turn, size: tuple[int, int], reformatter: VideoReformatter
-    ) -> None:
-        self.frame = frame
-        self.coding = coding
-        self.turn = turn
-        self.size = size
-        self.reformatter = reformatter
+    path: Path
+    frame: av.VideoFrame
+    coding: Coding
+    turn: Turn
+    size: tuple[int, int]
+    reformatter: VideoReformatter
 
     def rgb(self, size: tuple[int, int] | None) -> Image:
         """Pixels at `size` (height, width as displayed), by default the clip's."""
         stored = self.turn.size(size or self.size)
-        return self.turn.apply(to_rgb(self.frame, self.coding, stored, self.reformatter))
+        with reading(self.path):
+            return self.turn.apply(to_rgb(self.frame, self.coding, stored, self.reformatter))
 
 
 class ClipReader:
@@ -275,6 +274,8 @@ class ClipReader:
 
     def _video(self) -> Iterator[Frame]:
         path, info = self.clip.path, self.info
+        if self._stop == 0:
+            return
         reformatter = VideoReformatter()
         clock, tally = Clock(info), Tally()
         count = corrupt = resized = 0
@@ -282,17 +283,17 @@ class ClipReader:
             container, stream = self._open()
             with container:
                 for frame in self._decoded(container, stream, tally):
-                    if self._stop is not None and count >= self._stop:
-                        return
                     self._limits.check_count(path, count + 1)
                     self._limits.check_size(path, frame.height, frame.width)
                     resized += self._turn.size((frame.height, frame.width)) != info.size
                     corrupt += frame.is_corrupt
                     pts = clock.tick(frame.pts)
                     if count >= self._start:
-                        source = _Decoded(frame, _coding(frame), self._turn, info.size, reformatter)
+                        source = _Decoded(path, frame, _coding(frame), self._turn, info.size, reformatter)
                         yield Frame(count, pts, pts * info.time_base, source, corrupt=frame.is_corrupt)
                     count += 1
+                    if count == self._stop:
+                        return
                 for text in (*clock.warnings(), *tally.warnings(stream, info, count, clock.last)):
                     self._warn(text)
         if corrupt:

@@ -49,9 +49,14 @@ def read_image(path: str | Path, limits: Limits | None = None) -> Image:
     with reading(path):
         data = path.read_bytes()
     (limits or Limits()).check_size(path, *stored_size(path, data))
+    return _decode(path, data)
+
+
+def _decode(path: Path, data: bytes) -> Image:
     buffer = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
+        # Only this way is alpha kept, but then EXIF is not obeyed. JPEG has no alpha.
         raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if data[:3] != b"\xff\xd8\xff" else None
     except cv2.error as exc:
         raise MediaError(f"{path}: is a broken image: {' '.join(str(exc).split())}") from exc
