@@ -421,6 +421,43 @@ def test_frames_hidden_by_an_edit_list_are_not_missing(clip_path: Callable[[str]
     assert warnings == []
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.mp4", {"audio": ["aac"]}),
+        ("a.mkv", {}),
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.gif", {"codec": "gif", "pixel_format": "bgr8"}),
+        ("a.png", None),
+        ("a.jpg", None),
+    ],
+)
+def test_damage_anywhere_is_survived(
+    tmp_path: Path, make_video: Make, card: Any, name: str, options: dict[str, Any] | None
+) -> None:
+    path = tmp_path / name
+    if options is None:
+        video.write_image(path, card(96, 128))
+    else:
+        make_video(path, count=4, **options)
+    data, rng = path.read_bytes(), np.random.default_rng(7)
+    outcomes = set()
+    for trial in range(30):
+        damaged = bytearray(data)
+        reach = len(data) if trial % 2 else min(len(data), 800)  # every other time the header only
+        for at in rng.integers(0, reach, rng.integers(1, 30)):
+            damaged[at] = rng.integers(256)
+        path.write_bytes(damaged[: rng.integers(1, len(data))] if trial % 5 == 0 else damaged)
+        try:
+            info, images, times, _ = read(path, limits=Limits(max_pixels=4_000_000, max_frames=50))
+        except MediaError as exc:
+            outcomes.add(str(exc).startswith(f"{path}: "))
+        else:
+            outcomes.add(all(i.shape == (*info.size, 3) for i in images))
+            outcomes.add(all(a < b for a, b in itertools.pairwise(times)))
+    assert outcomes == {True}
+
+
 def test_size_change_in_the_middle(tmp_path: Path, make_video: Make, number_of: Any) -> None:
     first = make_video(tmp_path / "a.h264", count=4, size=(96, 128)).read_bytes()
     second = make_video(tmp_path / "b.h264", count=4, size=(192, 256)).read_bytes()

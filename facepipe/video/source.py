@@ -65,6 +65,8 @@ def reading(path: Path) -> Iterator[None]:
         raise MediaError(f"{path}: no permission to read it") from exc
     except (av.error.InvalidDataError, av.error.ArgumentError) as exc:  # the latter: a demuxer that is left out
         raise MediaError(f"{path}: {_why_invalid(path)}") from exc
+    except av.error.EOFError as exc:
+        raise MediaError(f"{path}: ends within its header: the recording or the copy was cut off") from exc
     except (av.error.FFmpegError, OSError) as exc:
         raise MediaError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
 

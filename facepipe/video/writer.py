@@ -281,8 +281,8 @@ def open_writer(
     Parameters
     ----------
     path : str or Path
-        The file to make, ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``. Matroska counts milliseconds: times are rounded
-        to them there, and kept exactly in the others.
+        The file to make, ``.mp4``, ``.m4v``, ``.mov`` or ``.mkv``. Times are kept exactly, but for Matroska: it
+        counts whole milliseconds and none below zero (sound that starts before zero shifts sound and picture).
     like : VideoInfo
         Size, time base, rate and colour matrix to write, usually those of the input.
     codec : {"h264", "lossless", "mask"}
