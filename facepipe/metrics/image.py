@@ -56,8 +56,9 @@ def mse(a: Any, b: Any, *, mask: Any = None) -> float:
     """
     a, b = _image_pair(a, b)
     if mask is None:
-        # OpenCV sums in float64 whatever the input, and uint8 exactly.
+        # OpenCV sums in float64 whatever the input, but squares a root at the end: whole numbers are whole again here.
         total, pixels = cv2.norm(a, b, cv2.NORM_L2SQR), float(a.shape[0] * a.shape[1])
+        total = round(total) if a.dtype == np.uint8 else total
     else:
         weights = weight_mask(mask, a.shape[:2])
         total, pixels = 0.0, float(weights.sum())
@@ -278,7 +279,8 @@ def _mean_similarity(
         read = slice(valid.start - radius, valid.stop + radius)
         w = None if weights is None else weights[read]
         for c in range(channels):
-            values = _strip_similarity(a[read, :, c], b[read, :, c], data_range, kernel, w, luminance=luminance)
+            with np.errstate(invalid="ignore", over="ignore"):  # told below, with its place
+                values = _strip_similarity(a[read, :, c], b[read, :, c], data_range, kernel, w, luminance=luminance)
             totals[c] += values.sum(dtype=np.float64) if weights is None else np.vdot(weights[valid, columns], values)
     _explain_unless_finite(float(totals.sum()), a, b)
     return totals / float((height - 2 * radius) * (width - 2 * radius) if weights is None else inner.sum())
