@@ -218,13 +218,29 @@ def _shrink(part: Pixels, x: _Axis, y: _Axis, border: int, fill: tuple[float, ..
         fx, fy = min(sx, 2), min(sy, 2)
         part = cv2.resize(part, (part.shape[1] // fx, part.shape[0] // fy), interpolation=cv2.INTER_AREA)
         sx, sy = sx // fx, sy // fy
-    if max(x.sigma, y.sigma) < 0.2:  # a three-tap kernel of this width has no side taps
-        return part
-    taps = [2 * math.ceil(3 * max(s, 0.2)) + 1 for s in (x.sigma, y.sigma)]
-    blurred: Pixels = cv2.GaussianBlur(
-        part, taps, sigmaX=max(x.sigma, 0.05), sigmaY=max(y.sigma, 0.05), borderType=cv2.BORDER_REPLICATE
-    )
-    return blurred
+    return _blur(part, x.sigma, y.sigma)
+
+
+def _blur(image: Pixels, sigma_x: float, sigma_y: float) -> Pixels:
+    """Gaussian of the given widths; nothing where it would move less than 2 % to a neighbour."""
+    if max(sigma_x, sigma_y) < 0.2:
+        return image
+    (nx, sx), (ny, sy) = _taps(sigma_x), _taps(sigma_y)
+    blurred: Pixels = cv2.GaussianBlur(image, (nx, ny), sigmaX=sx, sigmaY=sy, borderType=cv2.BORDER_REPLICATE)
+    return blurred.reshape(image.shape)
+
+
+def _taps(sigma: float) -> tuple[int, float]:
+    """Length of a sampled Gaussian, and the parameter that gives it the variance sigma^2.
+
+    Sampling narrow Gaussians loses variance, so three taps a, 1 - 2a, a are solved for: 2a = sigma^2.
+    """
+    variance = sigma * sigma
+    if variance >= 0.5:
+        return 2 * math.ceil(3 * sigma) + 1, sigma
+    if variance < 1e-4:
+        return 1, 1.0
+    return 3, math.sqrt(-0.5 / math.log(variance / 2 / (1 - variance)))
 
 
 def paste(
@@ -278,8 +294,7 @@ def paste_into(
     crop_to_part[:, 2] -= (x0, y0)
     part = warp(crop, crop_to_part, size, border="replicate", interpolation=interpolation)
     share = warp(mask, crop_to_part, size)
-    region = frame[y0:y1, x0:x1]
-    region[...] = _lerp(region, part, share)
+    _mix_into(frame[y0:y1, x0:x1], part, share)
     return frame
 
 
@@ -298,13 +313,20 @@ def _paste_box(shape: tuple[int, ...], frame_to_crop: ArrayLike, mask: Mask) -> 
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def _lerp(bg: Pixels, fg: Pixels, share: Mask) -> Pixels:
-    """bg + share (fg - bg), rounded for uint8; exactly bg where share is 0."""
-    if bg.ndim == 3:
-        share = cv2.merge([share] * bg.shape[2]).reshape(bg.shape)
-    change = cv2.multiply(cv2.subtract(fg, bg, dtype=cv2.CV_32F), share)
-    mixed: Pixels = cv2.add(bg, change, dtype=cv2.CV_8U if bg.dtype == np.uint8 else cv2.CV_32F)
-    return mixed.reshape(bg.shape)
+_STRIP = 12_000
+"""Pixels that are mixed at once, so that the float intermediates stay in the processor's cache."""
+
+
+def _mix_into(bg: Pixels, fg: Pixels, share: Mask) -> None:
+    """Set bg to bg + share (fg - bg), rounded for uint8; a pixel whose share is 0 keeps every bit."""
+    depth = cv2.CV_8U if bg.dtype == np.uint8 else cv2.CV_32F
+    channels = bg.shape[2] if bg.ndim == 3 else 1
+    rows = max(1, _STRIP // bg.shape[1])
+    for y in range(0, len(bg), rows):
+        behind, s = bg[y : y + rows], share[y : y + rows]
+        change = cv2.subtract(fg[y : y + rows], behind, dtype=cv2.CV_32F)
+        change = cv2.multiply(change, cv2.merge([s] * channels), dst=change)
+        behind[...] = cv2.add(behind, change, dtype=depth).reshape(behind.shape)
 
 
 # -------------------------------------------------------------------------------------------------------------- masks
@@ -638,7 +660,7 @@ def blend_feather(fg: Pixels, bg: Pixels, mask: Mask) -> Pixels:
     mask = _check_pair(fg, bg, mask)
     out, box = bg.copy(), _mask_box(mask, 0)
     if box is not None:
-        out[box] = _lerp(bg[box], fg[box], mask[box])
+        _mix_into(out[box], fg[box], mask[box])
     return out
 
 
@@ -794,11 +816,8 @@ def piecewise_warp(
 
 def _prefilter(image: Pixels, extent: float) -> Pixels:
     """Blur for a map that packs `extent` source pixels into one; the rule of `_plan`."""
-    if extent < 1.1:
-        return image
-    sigma = math.sqrt((extent * extent - 1) / 4)
-    blurred: Pixels = cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE).reshape(image.shape)
-    return blurred
+    sigma = math.sqrt(max(0.0, extent * extent - 1) / 4)
+    return _blur(image, sigma, sigma)
 
 
 def _doubled_area(t: NDArray[np.float64]) -> NDArray[np.float64]:
