@@ -74,9 +74,9 @@ class AlignConfig(_Section):
 
     template: Literal["ibug68", "arcface5", "ffhq"] = "ibug68"
     """Canonical landmarks that a face is fitted to by a similarity transform (Umeyama 1991)."""
-    size: Annotated[int, Field(ge=32, le=2048)] = 256
+    size: Annotated[int, Field(ge=32, le=2048)] = 384
     """Side of the crop in pixels."""
-    margin: Annotated[float, Field(ge=-0.4, le=2)] = 0.25
+    margin: Annotated[float, Field(ge=-0.4, le=2)] = 0.15
     """Room added on every side of the template, as a fraction of its side."""
 
 
@@ -91,6 +91,8 @@ class SwapConfig(_Section):
     """A picture of the person to be replaced; by default the person with most frames."""
     person_similarity: Annotated[float, Field(gt=-1, lt=1)] = 0.4
     """Cosine similarity (irv1) above which two faces count as one person."""
+    refine: Literal["piecewise", "none"] = "piecewise"
+    """piecewise moves every landmark onto the target's by triangles; none stops after the similarity transform."""
     shape: Annotated[float, Field(ge=0, le=1)] = 0.5
     """How much of the source's own facial proportions is kept: 0 warps it fully onto the target's landmarks."""
     steadiness: Annotated[float, Field(ge=0)] = 1.0
@@ -101,8 +103,8 @@ class SwapConfig(_Section):
     """How the swapped face meets the frame."""
     feather: Annotated[float, Field(ge=0, le=0.5)] = 0.12
     """Width of the mask's soft edge, as a fraction of the face's width."""
-    flagged: Literal["skip", "swap"] = "skip"
-    """What happens to flagged faces: the frame stays untouched, or they are swapped all the same."""
+    skip: tuple[Literal["profile", "blurred", "cut_off", "misfit", "small"], ...] = ("profile", "misfit")
+    """Faces with one of these flags are not swapped; the frame stays untouched and is counted as skipped."""
     codec: Literal["h264", "lossless"] = "h264"
     """h264 plays everywhere; lossless (H.264 RGB, crf 0) keeps every composited value."""
     crf: Annotated[int, Field(ge=0, le=51)] = 16

@@ -39,7 +39,9 @@ def _tracks(tables: Sequence[Faces]) -> list[_Track]:
             rows = faces.track == number
             best = rows & faces.trusted if (rows & faces.trusted).any() else rows
             tracks.append(_Track(clip, number, rows, mean_embedding(faces.embedding[best])))
-    return sorted(tracks, key=lambda track: (-int(track.rows.sum()), track.clip, track.number))
+    # A track of which nothing was embedded cannot be told from anyone else's.
+    known = [track for track in tracks if not track.embedding.size or track.embedding.any()]
+    return sorted(known, key=lambda track: (-int(track.rows.sum()), track.clip, track.number))
 
 
 def person_rows(

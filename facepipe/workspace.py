@@ -246,7 +246,7 @@ class Workspace:
         except OSError as exc:
             raise UsageError(f"{self.root}: cannot be written: {exc.strerror}") from exc
         write_json(self.root / ".holder.json", {"pid": os.getpid(), "host": os.uname().nodename})
-        for part in self.root.rglob(".*.part"):  # what a killed process left
+        for part in self.root.rglob("*.part"):  # what a killed process left
             part.unlink(missing_ok=True)
         if not self.manifest_path.exists():
             write_json(self.manifest_path, {"format": FORMAT, "facepipe": __version__})

