@@ -125,17 +125,29 @@ class _Axis:
     sigma: float
 
 
+_NATIVE = 0.45
+"""Standard deviation, in its own pixels, of the Gaussian that an image is taken to have been sampled with.
+
+It passes 0.84 of a wave of 0.2 cycles a pixel and 0.1 of one of 0.75 cycles, which would alias.
+"""
+
+
+def _missing_blur(extent: float) -> float:
+    """Standard deviation in source pixels of the low-pass for taking one pixel out of `extent`."""
+    return _NATIVE * math.sqrt(max(0.0, extent * extent - 1))
+
+
 def _plan(row: list[float], size: tuple[int, int], length: int, *, whole: bool) -> _Axis:
     """Which part of a source axis of `length` pixels a crop needs, and how strongly it must be smoothed.
 
-    A crop pixel spans `extent` source pixels. The source is taken to be as sharp as a Gaussian of half a pixel, and
-    the crop shall be too: what is missing is a Gaussian of variance (extent^2 - 1) / 4 (variances of blurs add). Part
-    of it is had cheaply by halving n times, a box of variance (4^n - 1) / 12, while two samples a crop pixel remain.
+    A crop pixel spans `extent` source pixels. Both images shall be as sharp as a Gaussian of `_NATIVE` of their own
+    pixels: what is missing is a Gaussian of variance _NATIVE^2 (extent^2 - 1), as variances of blurs add. Part of it
+    is had cheaply by halving n times, a box of variance (4^n - 1) / 12, while two samples a crop pixel remain.
     """
     u, v, shift = row
     extent = math.hypot(u, v)
     step = 1 << max(0, math.floor(math.log2(max(extent, 1.0))) - 1)
-    sigma = math.sqrt(max(0.0, (extent * extent - 1) / 4 - (step * step - 1) / 12)) / step
+    sigma = math.sqrt(max(0.0, _missing_blur(extent) ** 2 - (step * step - 1) / 12)) / step
     h, w = size
     middle = shift + u * (w - 1) / 2 + v * (h - 1) / 2
     reach = (abs(u) * w + abs(v) * h) / 2 + step * (math.ceil(3 * sigma) + _RADIUS + 1)
@@ -805,18 +817,18 @@ def piecewise_warp(
     s, d = src[tri], dst[tri]
     area_s, area_d = _doubled_area(s), _doubled_area(d)
     kept = area_s * area_d > 1e-12
-    coords, coverage = _mesh_map(s[kept], d[kept], (h, w))
+    map_x, map_y, coverage = _mesh_map(s[kept], d[kept], (h, w))
     if kept.any():
         image = _prefilter(image, math.sqrt(float(np.median(area_s[kept] / area_d[kept]))))
-    warped: Pixels = cv2.remap(image, coords, None, _INTERPOLATIONS[interpolation], borderMode=cv2.BORDER_REPLICATE)
+    warped: Pixels = cv2.remap(image, map_x, map_y, _INTERPOLATIONS[interpolation], borderMode=cv2.BORDER_REPLICATE)
     warped = warped.reshape(h, w, *image.shape[2:])
     warped[~coverage] = 0
     return warped, coverage
 
 
 def _prefilter(image: Pixels, extent: float) -> Pixels:
-    """Blur for a map that packs `extent` source pixels into one; the rule of `_plan`."""
-    sigma = math.sqrt(max(0.0, extent * extent - 1) / 4)
+    """Blur for a map that packs `extent` source pixels into one."""
+    sigma = _missing_blur(extent)
     return _blur(image, sigma, sigma)
 
 
@@ -829,50 +841,61 @@ def _doubled_area(t: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _mesh_map(
     s: NDArray[np.float64], d: NDArray[np.float64], size: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Source coordinates (h, w, 2) of every pixel in the triangles d (T, 3, 2), and where they are set."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Source x and y of every pixel in the triangles d (T, 3, 2), and where they are set; all (h, w)."""
     h, w = size
-    coords, coverage = np.full((h * w, 2), -1, np.float32), np.zeros(h * w, np.bool_)
     t, y, first, count = _spans(d, size)
-    # dst -> src of each triangle: A = [s1-s0, s2-s0] [d1-d0, d2-d0]^-1
-    S, D = (np.stack([p[:, 1] - p[:, 0], p[:, 2] - p[:, 0]], axis=-1) for p in (s, d))
-    A = S @ np.linalg.inv(D)
-    offset = s[:, 0] - np.einsum("tij,tj->ti", A, d[:, 0])
-    start = A[t, :, 0] * first[:, None] + A[t, :, 1] * y[:, None] + offset[t]
-    # One entry a pixel: its span, and its place within the span.
-    span = np.repeat(np.arange(len(t)), count)
-    place = np.arange(len(span)) - np.repeat(np.cumsum(count) - count, count)
-    index = (y * w + first)[span] + place
-    slope = A[t, :, 0].astype(np.float32)
-    # Later triangles overwrite earlier ones: of a repeated index, numpy keeps the last value.
-    coords[index] = start.astype(np.float32)[span] + slope[span] * place[:, None].astype(np.float32)
+    # One entry a pixel: where it is in the result, and its place within its span.
+    begin = np.cumsum(count) - count
+    place = np.arange(int(count.sum())) - np.repeat(begin, count)
+    index = np.repeat(y * w + first, count) + place
+    steps = place.astype(np.float32)
+    coverage = np.zeros(h * w, np.bool_)
     coverage[index] = True
-    return coords.reshape(h, w, 2), coverage.reshape(h, w)
+    maps = []
+    for c, slope_x, slope_y in zip((0, 1), *_gradients(s, d), strict=True):
+        start = s[t, 0, c] + slope_x[t] * (first - d[t, 0, 0]) + slope_y[t] * (y - d[t, 0, 1])
+        coordinate = np.repeat(slope_x[t].astype(np.float32), count)
+        coordinate *= steps
+        coordinate += np.repeat(start.astype(np.float32), count)
+        dense = np.full(h * w, -1, np.float32)
+        dense[index] = coordinate  # of a repeated index the last value stays: later triangles cover earlier ones
+        maps.append(dense.reshape(h, w))
+    return maps[0], maps[1], coverage.reshape(h, w)
+
+
+def _gradients(s: NDArray[np.float64], d: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Change of the source's (x, y) per pixel of the result along x and along y, (2, T) each."""
+    (ux, uy), (vx, vy) = (d[:, 1] - d[:, 0]).T, (d[:, 2] - d[:, 0]).T
+    su, sv = (s[:, 1] - s[:, 0]).T, (s[:, 2] - s[:, 0]).T
+    det = ux * vy - uy * vx  # Cramer's rule for the two edges
+    return (su * vy - sv * uy) / det, (sv * ux - su * vx) / det
 
 
 def _spans(d: NDArray[np.float64], size: tuple[int, int]) -> tuple[NDArray[np.int64], ...]:
     """Rows of pixels in triangles (T, 3, 2): triangle, y, first x and number of pixels; in the triangles' order."""
     h, w = size
-    top = np.clip(np.ceil(d[..., 1].min(1) - _SEAM), 0, h).astype(np.int64)
-    bottom = np.clip(np.floor(d[..., 1].max(1) + _SEAM), -1, h - 1).astype(np.int64)
+    x0, y0 = d[..., 0].T, d[..., 1].T  # (3, T), as all that follows
+    top = np.clip(np.ceil(y0.min(0) - _SEAM), 0, h).astype(np.int64)
+    bottom = np.clip(np.floor(y0.max(0) + _SEAM), -1, h - 1).astype(np.int64)
     rows = np.maximum(bottom - top + 1, 0)
     t = np.repeat(np.arange(len(d)), rows)
     y = np.arange(len(t)) - np.repeat(np.cumsum(rows) - rows, rows) + top[t]
-    # Inside is where all three edge functions a x + b y + c are positive; a row cuts each at one x.
-    edge = np.roll(d, -1, axis=1) - d
-    edge *= np.sign(_doubled_area(d))[:, None, None]
-    a, b = -edge[..., 1], edge[..., 0]
-    c = _SEAM * np.hypot(a, b) - a * d[..., 0] - b * d[..., 1]
-    value = b[t] * y[:, None] + c[t]
-    a = a[t]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cut = -value / a
-    low = np.where(a > 0, cut, np.where((a == 0) & (value < 0), np.inf, -np.inf)).max(1)
-    high = np.where(a < 0, cut, np.inf).min(1)
-    first = np.clip(np.ceil(low), 0, w).astype(np.int64)
+    # Inside is where the three edge functions a x + b y + c are not negative; a row cuts each at one x.
+    sign = np.sign(_doubled_area(d))
+    a, b = (y0 - np.roll(y0, -1, axis=0)) * sign, (np.roll(x0, -1, axis=0) - x0) * sign
+    c = _SEAM * np.hypot(a, b) - a * x0 - b * y0
+    low, high = np.full(len(t), -1.0), np.full(len(t), float(w))
+    for a_i, b_i, c_i in zip(a[:, t], b[:, t], c[:, t], strict=True):
+        value = b_i * y + c_i
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cut = -value / a_i
+        np.maximum(low, cut, out=low, where=a_i > 0)
+        np.minimum(high, cut, out=high, where=a_i < 0)
+        low[(a_i == 0) & (value < 0)] = w + 1
+    first = np.clip(np.ceil(low), 0, w + 1).astype(np.int64)
     last = np.clip(np.floor(high), -1, w - 1).astype(np.int64)
-    count = np.maximum(last - first + 1, 0)
-    return t, y, first, count
+    return t, y, first, np.maximum(last - first + 1, 0)
 
 
 _SEAM = 1e-4
