@@ -13,12 +13,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import skimage.measure
 import skimage.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from skimage.measure import block_reduce
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 import facepipe.metrics.image
@@ -26,6 +26,7 @@ from facepipe.metrics import MS_SSIM_WEIGHTS, ms_ssim, mse, psnr, ssim
 
 Array = NDArray[Any]
 foreign: Any = skimage.metrics  # untyped
+block_reduce: Any = skimage.measure.block_reduce
 PUBLISHED = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 RANGES = {"uint8": 255.0, "uint16": 65535.0, "float16": 1.0, "float32": 1.0, "float64": 2.0}
 

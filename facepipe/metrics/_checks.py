@@ -77,3 +77,14 @@ def weight_mask(mask: Any, size: tuple[int, ...]) -> Float64:
     if not weights.any():
         raise ValueError("mask: expected some weight above 0, got an empty mask; there is nothing to score")
     return weights
+
+
+def unit_rows(name: str, x: Float64) -> Float64:
+    """`x` with every vector along its last axis scaled to length 1; one of zeros is refused."""
+    # The largest entry first, so that squares neither overflow nor vanish.
+    peak = np.abs(x).max(axis=-1, keepdims=True, initial=0)
+    if not peak.all():
+        where = tuple(int(i) for i in np.argwhere(peak[..., 0] == 0)[0])
+        raise ValueError(f"{name}: expected embeddings that are not all zero, got one at index {where}")
+    x = x / peak
+    return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))

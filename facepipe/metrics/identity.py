@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facepipe.metrics._checks import Float64, feature_rows, real_array
+from facepipe.metrics._checks import Float64, feature_rows, real_array, unit_rows
 
 __all__ = [
     "Verification",
@@ -79,17 +79,7 @@ def _unit_pair(a: Any, b: Any) -> tuple[Float64, Float64]:
     a, b = real_array("a", a), real_array("b", b)
     if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[-1] or a.shape[-1] == 0:
         raise ValueError(f"expected embeddings of one dimension (the last axis), got shapes {a.shape} and {b.shape}")
-    return _unit("a", a), _unit("b", b)
-
-
-def _unit(name: str, x: Float64) -> Float64:
-    # The largest entry first, so that squares neither overflow nor vanish.
-    peak = np.abs(x).max(axis=-1, keepdims=True, initial=0)
-    if not peak.all():
-        where = tuple(int(i) for i in np.argwhere(peak[..., 0] == 0)[0])
-        raise ValueError(f"{name}: expected embeddings that are not all zero, got one at index {where}")
-    x = x / peak
-    return np.asarray(x / np.linalg.norm(x, axis=-1, keepdims=True))
+    return unit_rows("a", a), unit_rows("b", b)
 
 
 def retrieval_accuracy(

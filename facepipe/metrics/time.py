@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.geometry import apply, umeyama
-from facepipe.metrics._checks import Float64, real_array
-from facepipe.metrics.identity import cosine_similarity
+from facepipe.metrics._checks import Float64, real_array, unit_rows
 from facepipe.types import Image
 
 __all__ = [
@@ -25,6 +24,9 @@ __all__ = [
     "residual_jitter",
     "similarity_jitter",
 ]
+
+
+_LEAST_FOR_FLOW = 16  # pixels a side: below, OpenCV 5.0's DIS crashes the process
 
 
 def interocular_distance(points: Any) -> Float64:
@@ -160,9 +162,7 @@ def identity_variance(embeddings: Any) -> float:
     rows = real_array("embeddings", embeddings, ndim=2)
     if not len(rows):
         raise ValueError(f"embeddings: expected at least 1 row, got shape {rows.shape}")
-    cosine_similarity(rows, rows)  # refuses rows of zeros
-    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    mean = unit.mean(axis=0)
+    mean = unit_rows("embeddings", rows).mean(axis=0)
     return float(np.clip(1 - mean @ mean, 0, 1))
 
 
@@ -279,15 +279,17 @@ def _together(
 ) -> Iterator[_Moment]:
     """The three sequences side by side, each checked as it passes; ValueError when one ends early."""
     sequences = [s for s in (frames, reference, masks) if s is not None]
+    size: tuple[int, ...] | None = None
     for number, row in enumerate(zip(*sequences, strict=True)):
         values = [np.asarray(v) for v in row]
         frame = values[0]
+        size = size or frame.shape
         other = values[1] if reference is not None else frame
         for image in (frame, other):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape != frame.shape:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.shape != size:
                 raise ValueError(
                     f"frame {number}: expected uint8 RGB of one size, got {image.dtype} of shape {image.shape} "
-                    f"beside {frame.shape}"
+                    f"after {size}"
                 )
         mask = np.ones(frame.shape[:2], np.float32) if masks is None else values[-1].astype(np.float32)
         if mask.shape != frame.shape[:2] or not (np.isfinite(mask).all() and mask.min() >= 0):
@@ -297,6 +299,8 @@ def _together(
 
 def _flow(solver: cv2.DISOpticalFlow, first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float32]:
     """(H, W, 2): where each pixel of the first grey image is in the second, minus where it is."""
+    if min(first.shape) < _LEAST_FOR_FLOW:
+        raise ValueError(f"frames: expected at least {_LEAST_FOR_FLOW} pixels a side, got {first.shape}")
     return np.asarray(solver.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
 
 
