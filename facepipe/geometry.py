@@ -163,7 +163,7 @@ def _moments(x: Points, y: Points, w: Points | None) -> _Moments:
             mean_x, mean_y = ws @ x[s], ws @ y[s]  # eq. (34), (35)
             m.mean_x[s], m.mean_y[s] = mean_x[:, 0], mean_y[:, 0]
             # A mean repeated to full size is subtracted five times faster than a broadcast one (inner loop of D).
-            xc, yc = np.tile(mean_x, (1, N, 1)), np.tile(mean_y, (1, N, 1))
+            xc, yc = np.repeat(mean_x, N, axis=1), np.repeat(mean_y, N, axis=1)
             np.subtract(x[s], xc, out=xc)
             np.subtract(y[s], yc, out=yc)
             if w is not None:  # half of the weight on each side of every product

@@ -181,7 +181,8 @@ def warp(
     size : (int, int)
         Height and width of the crop.
     border : {"constant", "replicate", "reflect"}
-        What lies beyond the image: `value`, its outermost pixel, or its mirror image.
+        What lies beyond the image: `value`, its outermost pixel, or its mirror image. Take "replicate" for a crop
+        that is to be pasted back, else the constant creeps in where the face touches the frame's edge.
     value : float
         For the constant border, in every channel.
     interpolation : {"nearest", "linear", "cubic", "lanczos"}
