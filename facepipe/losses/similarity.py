@@ -64,7 +64,7 @@ def ms_dssim(
         Distance from black to white; 2 for images in [-1, 1].
     scales : int
         From 1 to 5, as published and in `facepipe.metrics.ms_ssim`. With fewer (small crops) the exponents of the
-        finest are scaled to keep their published sum of 1.
+        finest are scaled to the sum of the published five.
     weight : Tensor, optional
         Broadcasts to the images.
 
@@ -93,7 +93,7 @@ def ms_dssim(
                 a, b, weight = (None if x is None else F.avg_pool2d(x, 2) for x in (a, b, weight))  # type: ignore[assignment]
             full, contrast, window_weight = _similarity(a, b, data_range, weight)
             values = _mean_by_plane(full if scale == scales - 1 else contrast, window_weight)
-            product = product * power(values.clamp(min=0), exponent / sum(exponents))
+            product = product * power(values.clamp(min=0), exponent * sum(_SCALE_EXPONENTS) / sum(exponents))
         return (1 - product.mean()) / 2
 
 
