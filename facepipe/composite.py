@@ -136,6 +136,6 @@ def _place(patch: Patch, rows: slice, columns: slice) -> tuple[Image, NDArray[np
         y, x = rows.start + int(patch.frame_to_patch[1, 2]), columns.start + int(patch.frame_to_patch[0, 2])
         height, width = rows.stop - rows.start, columns.stop - columns.start
         return patch.image[y : y + height, x : x + width], patch.mask[y : y + height, x : x + width]
-    to_region = geometry.compose([[1, 0, -columns.start], [0, 1, -rows.start]], geometry.invert(patch.frame_to_patch))
+    to_region = geometry.compose(geometry.invert(patch.frame_to_patch), [[1, 0, -columns.start], [0, 1, -rows.start]])
     size = (rows.stop - rows.start, columns.stop - columns.start)
     return warp(patch.image, to_region, size, border="replicate"), warp(patch.mask, to_region, size)

@@ -21,6 +21,7 @@ from facepipe.backends.detectors import Detections, Detector, load_detector
 from facepipe.backends.embedders import Embedder, load_embedder
 from facepipe.backends.landmarkers import Fit, Landmarker, load_landmarker
 from facepipe.config import DetectConfig
+from facepipe.errors import DegenerateLandmarksError
 from facepipe.image import warp
 from facepipe.types import Image
 from facepipe.video import Frame
@@ -166,7 +167,8 @@ def _points(fit: Fit) -> NDArray[np.float32]:
 def _carry(last: Found, fit: Fit) -> Found:
     """The track at its new fit; its box moves and grows as the landmarks do."""
     old, new = _points(last.fit), _points(fit)
-    ratio = float(np.linalg.norm(np.ptp(new, axis=0)) / max(np.linalg.norm(np.ptp(old, axis=0)), 1e-6))
+    sizes = [float(np.linalg.norm(np.ptp(points, axis=0))) for points in (old, new)]
+    ratio = sizes[1] / max(sizes[0], 1e-6)
     before, after = (old.min(0) + old.max(0)) / 2, (new.min(0) + new.max(0)) / 2
     box = (last.box.reshape(2, 2) - before) * ratio + after
     return Found(box.reshape(4).astype(np.float32), last.score, fit, last.track)
@@ -178,7 +180,7 @@ def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     common = np.prod(np.clip(high - low, 0, None), axis=2, dtype=np.float64)
     areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64) for boxes in (a, b)]
-    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9)
+    return np.asarray(common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9))
 
 
 def _match(tracks: list[Found], seen: Detections) -> dict[int, int]:
@@ -200,7 +202,7 @@ def _patch(image: Image, fit: Fit) -> NDArray[np.float32]:
     template = geometry.template("arcface5", _PATCH)
     try:
         matrix = geometry.umeyama(geometry.five_points(fit.landmarks), template)[:2]
-    except geometry.DegenerateLandmarksError:
+    except DegenerateLandmarksError:
         return np.zeros((_PATCH, _PATCH), np.float32)
     grey = cv2.cvtColor(warp(image, matrix, (_PATCH, _PATCH)), cv2.COLOR_RGB2GRAY).astype(np.float32)
     grey -= grey.mean()

@@ -20,7 +20,7 @@ def mean_embedding(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     if not rows.size:
         return np.zeros(embeddings.shape[1], np.float32)
     mean = rows.mean(axis=0, dtype=np.float64)
-    return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

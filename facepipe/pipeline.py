@@ -27,8 +27,8 @@ from facepipe.composite import Compositor
 from facepipe.config import Config, build, load, to_toml
 from facepipe.errors import FacepipeError, MediaError, NoFaceError, RunFolderError, UsageError
 from facepipe.finder import Models, load_models
-from facepipe.methods.procrustes import SourceBank
-from facepipe.people import person_rows
+from facepipe.methods.bank import SourceBank
+from facepipe.people import mean_embedding, person_rows
 from facepipe.provenance import label
 from facepipe.stages import score as scoring
 from facepipe.stages.align import align_faces
@@ -519,7 +519,7 @@ class _Run:
             for net in self.judges:
                 with self._open(one) as reader:
                     means.setdefault(net.name, []).append(scoring.embed_rows(reader, person, net))
-        return {name: scoring.mean_embedding(np.stack(rows)) for name, rows in means.items()}
+        return {name: mean_embedding(np.stack(rows)) for name, rows in means.items()}
 
     def _score(
         self,

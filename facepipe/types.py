@@ -198,4 +198,4 @@ class Faces:
     @property
     def trusted(self) -> NDArray[np.bool_]:
         """(N,) bool: faces without a flag."""
-        return self.flags == 0
+        return np.asarray(self.flags == 0)

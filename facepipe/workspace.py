@@ -123,7 +123,7 @@ def read_faces(path: Path) -> Faces:
         table = pq.read_table(path)
         meta = json.loads((table.schema.metadata or {})[b"facepipe"])
         shapes = {"box": (4,), "frame_to_crop": (2, 3), **{k: tuple(v) for k, v in meta["shapes"].items()}}
-        columns = {}
+        columns: dict[str, Any] = {}
         for name, field in Faces.empty().__dict__.items():
             column = table.column(name).combine_chunks()
             if name == "flags":
@@ -186,7 +186,7 @@ def read_crops(path: Path) -> NDArray[np.uint8]:
         The file is missing or damaged.
     """
     try:
-        crops = np.load(path, mmap_mode="r", allow_pickle=False)
+        crops: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as exc:
         raise RunFolderError(f"{path}: missing; run `facepipe align` on this run folder first") from exc
     except (OSError, ValueError) as exc:

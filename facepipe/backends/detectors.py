@@ -81,9 +81,9 @@ class YuNet:
         scale = min(1.0, self.max_side / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         if scale < 1:
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         self._net.setInputSize(size)
-        _, found = self._net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        found: Any = self._net.detect(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
         if found is None:
             return _detections(None, None, self.threshold)
         left_top, extent = found[:, 0:2], found[:, 2:4]

@@ -114,11 +114,10 @@ class FaceMesh:
         matrix = np.column_stack([linear, middle - linear @ np.asarray(centre, np.float64)])
         crop = warp(image, matrix, (self._SIDE, self._SIDE))
         self._net.setInput(cv2.dnn.blobFromImage(crop, 1 / 255.0))
-        mesh = self._net.forward(self._output).reshape(468, 3).astype(np.float64)
+        out = self._net.forward(self._output).reshape(468, 3).astype(np.float64)
         # The net counts from the corner of the picture, we from the centre of its first pixel.
-        mesh[:, :2] = (mesh[:, :2] - 0.5 - matrix[:, 2]) @ np.linalg.inv(linear).T
-        mesh[:, 2] /= scale
-        mesh = mesh.astype(np.float32)
+        points = (out[:, :2] - 0.5 - matrix[:, 2]) @ np.linalg.inv(linear).T
+        mesh = np.column_stack([points, out[:, 2] / scale]).astype(np.float32)
         return Fit(mesh[MESH_TO_IBUG68, :2].copy(), mesh)
 
 

@@ -8,135 +8,26 @@ moved a little towards the source's own proportions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import geometry
-from facepipe.backends.landmarkers import FACE_OVAL, MESH_TO_IBUG68
+from facepipe.backends.landmarkers import FACE_OVAL
 from facepipe.composite import Patch
 from facepipe.config import SwapConfig
-from facepipe.errors import NoFaceError
 from facepipe.image import delaunay, hull_mask, piecewise_warp, warp
+from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
 from facepipe.types import Faces, Image
 
-__all__ = ["SourceBank", "Swapper", "choose_sources", "frontal_shapes"]
+__all__ = ["Swapper", "choose_sources"]
 
-_MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
 _CANDIDATES = 48  # nearest faces that the search over time may choose from, a frame
-_ANGLE = 8.0  # degrees of yaw or pitch that weigh as much as ...
-_MOVE = 0.03  # ... this movement of lips, lids and brows, in distances between the eyes
-_OPEN_EYE = 0.16  # opening of a wide open eye, in the same unit
+_ANGLE = 8.0  # degrees of yaw or pitch that weigh as much as one unit of expression
+_CLUTTER = 25.0  # price of a unit of clutter in front of the source face
 _REACH = 0.25  # proportions are smoothed over this distance: they move eyes and mouths, but do not open them
 
 Points = NDArray[np.float64]
-
-
-def frontal_shapes(faces: Faces) -> Points:
-    """Landmarks with position, size and head pose removed.
-
-    Returns
-    -------
-    (N, 468, 3) or (N, 68, 2) float64 array
-        The mesh turned to the front where there is one (three-dimensional Procrustes fit to the mean face), else the
-        68 points laid over the mean face (two-dimensional fit); units of `geometry.mean_face68`.
-    """
-    model = _model(faces)
-    points = faces.mesh if faces.mesh.size else faces.landmarks
-    if not len(faces):
-        return np.empty((0, *model.shape))
-    return geometry.apply(geometry.umeyama(points, model), points)
-
-
-def _model(faces: Faces) -> Points:
-    return geometry.mean_face_mesh() if faces.mesh.shape[1] else geometry.mean_face68()[:, :2]
-
-
-def _expression(frontal: Points) -> Points:
-    """(N, F): what mouth, eyes and brows do, scaled so that distances compare.
-
-    Lips are compared as they are, around their own centre: an open mouth is open whoever opens it. What differs
-    between people is taken relative to the person: the opening of the eyes to how far this person's eyes open, brows
-    and the mouth's place to where this person mostly has them.
-    """
-    points = (frontal if frontal.shape[1] == 68 else frontal[:, MESH_TO_IBUG68])[..., :2]
-    mouth = points[:, 48:60].mean(1)
-    lips = (points[:, 48:68] - mouth[:, None]).reshape(len(points), -1) / np.sqrt(20)
-    lids = (points[:, [41, 40, 47, 46]] - points[:, [37, 38, 43, 44]])[..., 1].reshape(-1, 2, 2).mean(2)
-    lids = lids * (_OPEN_EYE / np.maximum(np.quantile(lids, 0.9, axis=0), 1e-3))
-    brows = points[:, 17:27, 1].reshape(-1, 2, 5).mean(2) - points[:, 36:48, 1].reshape(-1, 2, 6).mean(2)
-    moved = np.concatenate([brows, mouth], 1)
-    moved = moved - np.median(moved, axis=0)
-    return np.concatenate([2 * lips, lids, 0.5 * moved], axis=1) / _MOVE
-
-
-@dataclass(frozen=True)
-class SourceBank:
-    """Faces of the source person, ready to be searched and warped.
-
-    Attributes
-    ----------
-    faces : Faces
-        The chosen faces.
-    crops : sequence of (S, S, 3) uint8 arrays
-        One a face, aligned by ``frame_to_crop``.
-    clip : (N,) int array
-        Number of the clip that a face is from.
-    mean : (P, D) float64 array
-        The person's mean frontal shape (median over the faces).
-    """
-
-    faces: Faces
-    crops: Sequence[Image]
-    clip: NDArray[np.int64]
-    mean: Points
-
-    @classmethod
-    def build(
-        cls, tables: Sequence[Faces], crops: Sequence[Sequence[Image]], rows: Sequence[NDArray[np.bool_]]
-    ) -> SourceBank:
-        """Collect the chosen, unflagged rows of each clip (thinned evenly when there are very many).
-
-        Raises
-        ------
-        NoFaceError
-            No usable face at all.
-        """
-        index = [
-            (c, int(i))
-            for c, (t, keep) in enumerate(zip(tables, rows, strict=True))
-            for i in np.flatnonzero(keep & t.trusted)
-        ]
-        if not index:
-            seen = sum(int(keep.sum()) for keep in rows)
-            raise NoFaceError(
-                f"no usable source face: {seen} found, all flagged (profile, blurred, cut off, misfit, small)"
-            )
-        index = [
-            index[i] for i in np.unique(np.linspace(0, len(index) - 1, min(_MOST, len(index))).round().astype(int))
-        ]
-        faces = Faces.concatenate([tables[c][[i for k, i in index if k == c]] for c in sorted({c for c, _ in index})])
-        return cls(
-            faces=faces,
-            crops=[crops[c][i] for c, i in index],
-            clip=np.array([c for c, _ in index]),
-            mean=np.median(frontal_shapes(faces), axis=0),
-        )
-
-    @cached_property
-    def points(self) -> Points:
-        """(N, P, 2): mesh or landmarks in pixels of the crops."""
-        points = self.faces.mesh[..., :2] if self.faces.mesh.size else self.faces.landmarks
-        return geometry.apply(self.faces.frame_to_crop, points)
-
-    @cached_property
-    def expression(self) -> Points:
-        """(N, F): see `choose_sources`."""
-        return _expression(frontal_shapes(self.faces))
 
 
 def choose_sources(
@@ -149,7 +40,8 @@ def choose_sources(
     """For each target face the source face to use: nearest in pose and expression, and steady over time.
 
     Minimises the sum over frames of the squared distance of pose (in units of 8 degrees) and expression (in units of
-    0.03 eye distances), plus a price for each change of the source face that grows with how different the two look
+    0.03 eye distances), plus a price for what hides the source face (`SourceBank.clutter`) and one for
+    each change of the source face, which grows with how different the two look
     (Viterbi 1967, DOI 10.1109/TIT.1967.1054010). Tracks are independent, and so are stretches apart by a gap.
 
     Parameters
@@ -168,10 +60,9 @@ def choose_sources(
     (T,) int64 array
         Row of the bank, -1 where all are forbidden.
     """
-    expression = _expression(frontal_shapes(target))
-    pose = np.stack([target.yaw, target.pitch], 1) / _ANGLE
-    bank_pose = np.stack([bank.faces.yaw, bank.faces.pitch], 1) / _ANGLE
-    cost = _squared(pose, bank_pose) + _squared(expression, bank.expression)
+    wanted = expression(frontal_shapes(target))
+    pose, bank_pose = _pose(target), _pose(bank.faces)
+    cost = _squared(pose, bank_pose) + _squared(wanted, bank.expression) + _CLUTTER * bank.clutter
     if forbidden is not None:
         cost[forbidden] = np.inf
     feature = np.concatenate([bank_pose, bank.expression], 1)
@@ -182,8 +73,13 @@ def choose_sources(
     return chosen
 
 
+def _pose(faces: Faces) -> Points:
+    return np.stack([faces.yaw, faces.pitch], 1).astype(np.float64) / _ANGLE
+
+
 def _squared(a: Points, b: Points) -> Points:
-    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0)
+    """(N, M) squared distances of rows (N, F) and (M, F)."""
+    return np.asarray(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T, 0))
 
 
 def _steady_path(cost: Points, feature: Points, steadiness: float) -> NDArray[np.int64]:
@@ -223,7 +119,7 @@ class Swapper:
     def __init__(self, bank: SourceBank, target: Faces, config: SwapConfig) -> None:
         self._bank = bank
         self._config = config
-        model = _model(target)
+        model = mean_face(target)
         dense = model.shape[1] == 3
         self._triangles = geometry.mesh_triangles() if dense else delaunay(model)
         self._outline = FACE_OVAL if dense else None
@@ -263,7 +159,7 @@ class Swapper:
         if scale < 0.7:  # the warp samples; a real low-pass comes first
             side = max(8, round(crop.shape[0] * scale))
             own = (own + 0.5) * (side / crop.shape[0]) - 0.5
-            crop = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+            crop = np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA))
         image, covered = piecewise_warp(crop, own, points, self._triangles, size, depth=depth)
         return image, mask * covered
 
@@ -271,7 +167,7 @@ class Swapper:
 def _smoothing(model: Points) -> Points:
     """(P, P): Gaussian mean over the landmarks around each."""
     weight = np.exp(-_squared(model[:, :2], model[:, :2]) / (2 * _REACH**2))
-    return weight / weight.sum(1, keepdims=True)
+    return np.asarray(weight / weight.sum(1, keepdims=True))
 
 
 def _inner_weight(model: Points) -> Points:

@@ -73,7 +73,7 @@ def align_faces(
         landmarks fix no transform is flagged `Flag.MISFIT` and has a black crop.
     """
     matrices = crop_transforms(faces.landmarks, config)
-    bad = ~np.isfinite(matrices).all((1, 2))
+    bad = np.asarray(~np.isfinite(matrices).all((1, 2)))
     size = (config.size, config.size)
     sharp = np.zeros(len(faces), np.float32)
     rows = _rows_by_frame(faces)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from facepipe import geometry
 from facepipe.config import DetectConfig, LimitsConfig
+from facepipe.errors import DegenerateLandmarksError
 from facepipe.finder import Finder, Found, Models
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
@@ -112,7 +113,7 @@ def misfit(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
     for index in np.ndindex(residual.shape):
         try:
             placed = geometry.apply(geometry.umeyama(five[index], template), five[index])
-        except geometry.DegenerateLandmarksError:
+        except DegenerateLandmarksError:
             continue
         residual[index] = np.sqrt(((placed - template) ** 2).sum(-1).mean())
     return residual

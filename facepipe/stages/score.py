@@ -65,7 +65,7 @@ class Judge:
         """Embeddings of unrelated people; whoever is the source or the target person is left out."""
         people = reference_people()[self.embedder.name]
         own = np.stack([self.source, self.target])
-        return people[(people @ own.T).max(axis=1) < 0.5]
+        return np.asarray(people[(people @ own.T).max(axis=1) < 0.5])
 
 
 def embed_rows(frames: Iterable[Frame], faces: Faces, embedder: Embedder) -> NDArray[np.float32]:

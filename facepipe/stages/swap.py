@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from facepipe.composite import Compositor, Region
 from facepipe.config import SwapConfig
-from facepipe.methods.procrustes import SourceBank, Swapper, choose_sources
+from facepipe.methods.bank import SourceBank
+from facepipe.methods.procrustes import Swapper, choose_sources
 from facepipe.types import Faces, Flag, Image, VideoInfo
 from facepipe.video import Frame, open_writer
 

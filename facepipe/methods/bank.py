@@ -1,0 +1,165 @@
+"""The source person's faces, ready to be searched: pose, expression, and whether something hides the face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facepipe import geometry
+from facepipe.backends.landmarkers import MESH_TO_IBUG68
+from facepipe.errors import NoFaceError
+from facepipe.image import delaunay, piecewise_warp
+from facepipe.types import Faces, Image
+
+__all__ = ["SourceBank", "expression", "frontal_shapes", "mean_face"]
+
+_MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
+_MOVE = 0.03  # movement of lips, lids and brows that counts as one, in distances between the eyes
+_OPEN_EYE = 0.16  # opening of a wide open eye, in the same unit
+_SMALL = 48  # side of the pictures that are searched for things in front of the face
+
+Points = NDArray[np.float64]
+
+
+def frontal_shapes(faces: Faces) -> Points:
+    """Landmarks with position, size and head pose removed.
+
+    Returns
+    -------
+    (N, 468, 3) or (N, 68, 2) float64 array
+        The mesh turned to the front where there is one (three-dimensional Procrustes fit to the mean face), else the
+        68 points laid over the mean face (two-dimensional fit); units of `geometry.mean_face68`.
+    """
+    model = mean_face(faces)
+    points = faces.mesh if faces.mesh.size else faces.landmarks
+    if not len(faces):
+        return np.empty((0, *model.shape))
+    return geometry.apply(geometry.umeyama(points, model), points)
+
+
+def mean_face(faces: Faces) -> Points:
+    """(468, 3) or (68, 2): the mean face for the kind of landmarks that `faces` has."""
+    return geometry.mean_face_mesh() if faces.mesh.shape[1] else geometry.mean_face68()[:, :2]
+
+
+def expression(frontal: Points) -> Points:
+    """(N, F): what mouth, eyes and brows do, scaled so that distances compare.
+
+    Lips are compared as they are, around their own centre: an open mouth is open whoever opens it. What differs
+    between people is taken relative to the person: the opening of the eyes to how far this person's eyes open, brows
+    and the mouth's place to where this person mostly has them.
+    """
+    points = (frontal if frontal.shape[1] == 68 else frontal[:, MESH_TO_IBUG68])[..., :2]
+    mouth = points[:, 48:60].mean(1)
+    lips = (points[:, 48:68] - mouth[:, None]).reshape(len(points), -1) / np.sqrt(20)
+    lids = (points[:, [41, 40, 47, 46]] - points[:, [37, 38, 43, 44]])[..., 1].reshape(-1, 2, 2).mean(2)
+    lids = lids * (_OPEN_EYE / np.maximum(np.quantile(lids, 0.9, axis=0), 1e-3))
+    brows = points[:, 17:27, 1].reshape(-1, 2, 5).mean(2) - points[:, 36:48, 1].reshape(-1, 2, 6).mean(2)
+    moved = np.concatenate([brows, mouth], 1)
+    moved = moved - np.median(moved, axis=0)
+    return np.concatenate([2 * lips, lids, 0.5 * moved], axis=1) / _MOVE
+
+
+@dataclass(frozen=True)
+class SourceBank:
+    """Faces of the source person, ready to be searched and warped.
+
+    Attributes
+    ----------
+    faces : Faces
+        The chosen faces.
+    crops : sequence of (S, S, 3) uint8 arrays
+        One a face, aligned by ``frame_to_crop``.
+    clip : (N,) int array
+        Number of the clip that a face is from.
+    mean : (P, D) float64 array
+        The person's mean frontal shape (median over the faces).
+    """
+
+    faces: Faces
+    crops: Sequence[Image]
+    clip: NDArray[np.int64]
+    mean: Points
+
+    @classmethod
+    def build(
+        cls, tables: Sequence[Faces], crops: Sequence[NDArray[np.uint8]], rows: Sequence[NDArray[np.bool_]]
+    ) -> SourceBank:
+        """Collect the chosen, unflagged rows of each clip (thinned evenly when there are very many).
+
+        Raises
+        ------
+        NoFaceError
+            No usable face at all.
+        """
+        index = [
+            (c, int(i))
+            for c, (t, keep) in enumerate(zip(tables, rows, strict=True))
+            for i in np.flatnonzero(keep & t.trusted)
+        ]
+        if not index:
+            seen = sum(int(keep.sum()) for keep in rows)
+            raise NoFaceError(
+                f"no usable source face: {seen} found, all flagged (profile, blurred, cut off, misfit, small)"
+            )
+        index = [
+            index[i] for i in np.unique(np.linspace(0, len(index) - 1, min(_MOST, len(index))).round().astype(int))
+        ]
+        faces = Faces.concatenate([tables[c][[i for k, i in index if k == c]] for c in sorted({c for c, _ in index})])
+        return cls(
+            faces=faces,
+            crops=[crops[c][i] for c, i in index],
+            clip=np.array([c for c, _ in index]),
+            mean=np.median(frontal_shapes(faces), axis=0),
+        )
+
+    @cached_property
+    def points(self) -> Points:
+        """(N, P, 2): mesh or landmarks in pixels of the crops."""
+        points = self.faces.mesh[..., :2] if self.faces.mesh.size else self.faces.landmarks
+        return geometry.apply(self.faces.frame_to_crop, points)
+
+    @cached_property
+    def expression(self) -> Points:
+        """(N, F): see `expression`."""
+        return expression(frontal_shapes(self.faces))
+
+    @cached_property
+    def clutter(self) -> Points:
+        """(N,) how much there is in front of each face: a hand, hair, a microphone; 0 for nothing.
+
+        Edges where this person's face is smooth in most pictures. The faces are warped onto the mean face, so that
+        features lie over each other; the strength of edges beyond its lower quartile over the bank is averaged over
+        small patches, and the worst patches count. Relative to the lower quartile of the bank: a person who is
+        covered in most of the pictures cannot be told from one with a beard.
+        """
+        model = mean_face(self.faces)[:, :2]
+        points = (model - model.min(0)) / np.ptp(model, axis=0) * (_SMALL - 1)
+        triangles = geometry.mesh_triangles() if len(model) > 68 else delaunay(model)
+        edges = np.stack(
+            [_edges(crop, own, points, triangles) for crop, own in zip(self.crops, self.points, strict=True)]
+        )
+        excess = np.maximum(edges - np.quantile(edges, 0.25, axis=0), 0)
+        patches = np.stack([cv2.blur(one, (7, 7)) for one in excess])
+        worst = np.quantile(patches.reshape(len(patches), -1), 0.97, axis=1)
+        return np.asarray(np.maximum(worst - np.quantile(worst, 0.25), 0))
+
+
+def _edges(crop: Image, own: Points, points: Points, triangles: NDArray[Any]) -> NDArray[np.float32]:
+    """(S, S) strength of edges of a face that is warped onto `points`, by its own contrast; 0 near the outline."""
+    side = 2 * _SMALL
+    small = cv2.resize(np.asarray(crop), (side, side), interpolation=cv2.INTER_AREA)
+    own = (own + 0.5) * (side / crop.shape[0]) - 0.5
+    face, covered = piecewise_warp(small, own, points, triangles, (_SMALL, _SMALL))
+    grey = np.asarray(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY), np.float32)
+    contrast = float(grey[covered > 0].std()) if (covered > 0).any() else 0.0
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.0)
+    edges = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    inner = cv2.erode((covered > 0).astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=0)
+    return np.asarray(edges * inner / max(contrast, 1.0), np.float32)
