@@ -506,7 +506,7 @@ def test_spectral_norms_are_measured() -> None:
     net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.ConvTranspose2d(5, 4, 3), nn.Flatten(), nn.Linear(6, 7))
     norms = losses.spectral_norms(net)
     assert list(norms) == ["0", "2", "4"]
-    conv, transposed, linear = (net[i].weight.detach().numpy() for i in (0, 2, 4))
+    conv, transposed, linear = (net.get_parameter(f"{i}.weight").detach().numpy() for i in (0, 2, 4))
     assert norms["0"] == pytest.approx(np.linalg.norm(conv.reshape(5, -1), 2), rel=1e-5)
     assert norms["2"] == pytest.approx(np.linalg.norm(transposed.swapaxes(0, 1).reshape(4, -1), 2), rel=1e-5)
     assert norms["4"] == pytest.approx(np.linalg.norm(linear, 2), rel=1e-5)
