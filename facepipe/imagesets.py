@@ -74,7 +74,7 @@ class FolderScores:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain types for JSON, which has neither infinity (the PSNR of identical images) nor NaN: None."""
+        """The same as plain types for JSON; None for infinity (the PSNR of identical images) and for NaN."""
         plain: dict[str, Any] = _finite(asdict(self))
         return plain
 
@@ -330,8 +330,8 @@ def _sample_notes(names: list[str], net: FeatureNet, pred: int, ref: int) -> lis
     notes = []
     if min(pred, ref) < net.dim and {"frechet", "fid"} & set(names):
         notes.append(
-            f"{min(pred, ref)} images for features of {net.dim} dimensions: the Fréchet distance is too large; compare "
-            "only with numbers of the same sample size"
+            f"{min(pred, ref)} images for features of {net.dim} dimensions: the Fréchet distance is too large; "
+            "compare it only with numbers of the same sample size"
         )
     if min(pred, ref) < _LEAST_FOR_INTERVAL:
         notes.append(f"{min(pred, ref)} images are too few for a confidence interval of {', '.join(names)}")

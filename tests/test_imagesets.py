@@ -31,9 +31,8 @@ def write(path: Path, image: Array) -> Path:
 
 def picture(i: int, noise: float = 0.0) -> Array:
     part = data.astronaut()[10 * i : 10 * i + 48, 20 * i : 20 * i + 64].astype(float)
-    noisy: Array = part + np.random.default_rng(i).normal(scale=noise or 1e-9, size=part.shape), 0, 255).astype(
-        np.uint8
-    )
+    noisy: Array = part + np.random.default_rng(i).normal(scale=noise or 1e-9, size=part.shape)
+    return np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture
