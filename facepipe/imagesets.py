@@ -294,7 +294,9 @@ def _set_score(name: str, pred: Features, ref: Features, *, resamples: int, seed
         if pred.probabilities is None:
             raise ConfigError("class_score: expected features of a net with classes (mobilenetv2), got facenet")
         return _with_interval(_class_score, pred.probabilities, resamples=resamples, seed=seed)
-    statistic = {"frechet": _frechet, "kernel": m.kernel_distance}.get(name) or _manifold_score(name)
+    statistic = {"frechet": m.frechet_distance_of_features, "kernel": m.kernel_distance}.get(name) or _manifold_score(
+        name
+    )
     try:
         return _with_interval(statistic, pred.values, ref.values, resamples=resamples, seed=seed)
     except ValueError as exc:
@@ -310,11 +312,6 @@ def _with_interval(statistic: Callable[..., float], *sets: NDArray[Any], resampl
 
 def _class_score(probabilities: NDArray[Any]) -> float:
     return m.inception_score(probabilities, splits=1)[0]
-
-
-def _frechet(pred: NDArray[Any], ref: NDArray[Any]) -> float:
-    a, b = (m.FeatureStatistics().update(x) for x in (pred, ref))
-    return m.frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
 
 
 def _manifold_score(name: str) -> Callable[[NDArray[Any], NDArray[Any]], float]:

@@ -27,6 +27,7 @@ from facepipe.metrics import (
     bootstrap,
     frechet_distance,
     frechet_distance_between,
+    frechet_distance_of_features,
     half_sampling,
     inception_score,
     kernel_distance,
@@ -161,6 +162,14 @@ def test_rank_deficient(n1: int, n2: int) -> None:
     value = frechet_distance(*moments(x), *moments(y))
     assert value == pytest.approx(expected, rel=1e-7)
     assert frechet_distance(*moments(y), *moments(x)) == pytest.approx(value, rel=1e-7)
+
+
+@pytest.mark.parametrize(("n", "m"), [(2, 3), (9, 40), (40, 9), (20, 21), (21, 20), (80, 70)])
+def test_features_give_what_their_moments_give(n: int, m: int) -> None:
+    x, y = features(n, 20, seed=0), features(m, 20, seed=1, shift=0.2)
+    expected = frechet_distance(*moments(x), *moments(y))
+    assert frechet_distance_of_features(x, y) == pytest.approx(expected, rel=1e-7)
+    assert frechet_distance_of_features(x, x) == pytest.approx(0, abs=1e-9 * float((x**2).sum()))
 
 
 def test_samples_in_subspaces_that_do_not_meet() -> None:

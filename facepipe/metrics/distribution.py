@@ -29,6 +29,7 @@ __all__ = [
     "bootstrap",
     "frechet_distance",
     "frechet_distance_between",
+    "frechet_distance_of_features",
     "half_sampling",
     "inception_score",
     "kernel_distance",
@@ -224,6 +225,37 @@ def frechet_distance_between(a: FeatureStatistics, b: FeatureStatistics) -> floa
                 stacklevel=2,
             )
     return frechet_distance(means[0], a.covariance, means[1], b.covariance)
+
+
+def frechet_distance_of_features(x: Any, y: Any) -> float:
+    """`frechet_distance` of the Gaussians fitted to two sets of features.
+
+    Parameters
+    ----------
+    x, y : (N, D) and (M, D) array
+        Features; at least 2 rows each.
+
+    Returns
+    -------
+    float
+        What `FeatureStatistics` give, but without the (D, D) covariances where there are fewer rows than that: with
+        centred rows X and Y the trace of the root is the sum of the singular values of ``X Y'``, over
+        ``sqrt((N - 1) (M - 1))``.
+
+    Raises
+    ------
+    ValueError
+        For different dimensions, fewer than 2 rows, NaN or infinity.
+    """
+    x, y = _feature_pair("x", x, "y", y, least=2)
+    if min(len(x), len(y)) > x.shape[1]:
+        a, b = FeatureStatistics().update(x), FeatureStatistics().update(y)
+        return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+    difference = x.mean(axis=0) - y.mean(axis=0)
+    x = (x - x.mean(axis=0)) / math.sqrt(len(x) - 1)
+    y = (y - y.mean(axis=0)) / math.sqrt(len(y) - 1)
+    root = float(np.linalg.svd(x @ y.T, compute_uv=False).sum())
+    return max(float(difference @ difference + np.vdot(x, x) + np.vdot(y, y)) - 2 * root, 0.0)
 
 
 def _covariance(name: str, value: Any, dimension: int) -> Float64:
