@@ -253,7 +253,7 @@ def _paired_score(name: str, a: Image, b: Image, facenet: FeatureNet | None) -> 
     if name == "mse":
         return m.mse(a, b)
     if facenet is not None and name == "identity":
-        return float(m.cosine_similarity(facenet(a[None]).values[0], facenet(b[None]).values[0]))
+        return float(m.cosine_similarity(*facenet(np.stack([a, b])).values))
     return {"psnr": m.psnr, "ssim": m.ssim, "ms_ssim": m.ms_ssim}[name](a, b, data_range=255)
 
 

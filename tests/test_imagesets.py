@@ -208,6 +208,9 @@ def test_images_of_several_sizes(folders: tuple[Path, Path], net: _MeanColour) -
 
 @pytest.mark.models
 def test_with_the_real_nets(folders: tuple[Path, Path]) -> None:
+    for path in [path for folder in folders for path in folder.rglob("*") if path.stem > "03"]:
+        if path.is_file():
+            path.unlink()
     result = score_folders(*folders, metrics=["frechet", "identity"], features="mobilenetv2", resamples=4)
     assert result.scores["frechet"].value > 0
     assert "MobileNetV2" in result.features["frechet"]
