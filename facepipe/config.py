@@ -93,7 +93,7 @@ class SwapConfig(_Section):
     """Cosine similarity (irv1) above which two faces count as one person."""
     refine: Literal["piecewise", "none"] = "piecewise"
     """piecewise moves every landmark onto the target's by triangles; none stops after the similarity transform."""
-    shape: Annotated[float, Field(ge=0, le=1)] = 0.5
+    shape: Annotated[float, Field(ge=0, le=1)] = 1.0
     """How much of the source's own facial proportions is kept: 0 warps it fully onto the target's landmarks."""
     steadiness: Annotated[float, Field(ge=0)] = 1.0
     """How strongly the choice of the source frame resists a change from frame to frame."""
@@ -101,7 +101,7 @@ class SwapConfig(_Section):
     """Colour transfer from the target's face to the swapped one."""
     blend: Literal["multiband", "feather"] = "multiband"
     """How the swapped face meets the frame."""
-    feather: Annotated[float, Field(ge=0, le=0.5)] = 0.12
+    feather: Annotated[float, Field(ge=0, le=0.5)] = 0.08
     """Width of the mask's soft edge, as a fraction of the face's width."""
     skip: tuple[Literal["profile", "blurred", "cut_off", "misfit", "small"], ...] = ("profile", "misfit")
     """Faces with one of these flags are not swapped; the frame stays untouched and is counted as skipped."""

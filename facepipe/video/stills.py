@@ -91,7 +91,9 @@ def write_image(path: str | Path, image: Image) -> None:
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
         raise ValueError(f"expected (H, W, 3) or (H, W) uint8, got {image.shape} {image.dtype}")
     pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    done, data = cv2.imencode(path.suffix.lower(), pixels, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    suffix = path.suffix.lower()
+    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
+    done, data = cv2.imencode(suffix, pixels, options)
     if not done:
         raise MediaError(f"{path}: an image of shape {image.shape} cannot be encoded")
     part = path.with_name(f"{path.name}.part")
