@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Protocol
@@ -152,3 +154,96 @@ def clip_path() -> Callable[[str], Path]:
             pytest.fail(f"{name} is not in the cache: run 'facepipe models pull', or set FACEPIPE_TEST_CLIPS ({exc})")
 
     return find
+
+
+# ---------------------------------------------------------------------------------------- short slices, finished runs
+
+
+def _cut(source: Path, out: Path, start: int, stop: int, *, audio: bool = False) -> Path:
+    """Write frames start..stop-1 of a clip, times from zero, with the whole clip's sound if asked for."""
+    from facepipe.video import open_clip, open_writer
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    first: int | None = None
+    with (
+        open_clip(source, start=start, stop=stop) as reader,
+        open_writer(out, reader.info, crf=10, audio_from=source if audio else None) as writer,
+    ):
+        for frame in reader:
+            first = frame.pts if first is None else first
+            writer.write(frame.image, frame.pts - first)
+    return out
+
+
+@pytest.fixture(scope="session")
+def cut_clip(clip_path: Callable[[str], Path]) -> Callable[..., Path]:
+    """``cut_clip(name, out, start, stop, audio=False)``: frames start..stop-1 of a real clip as a clip of its own."""
+    return lambda name, out, start, stop, **more: _cut(clip_path(name), out, start, stop, **more)
+
+
+@dataclass(frozen=True)
+class ShortClips:
+    """Folders with one short slice each: a man who smiles, and a woman who turns (with sound)."""
+
+    man: Path
+    woman: Path
+    frames: int
+
+
+@pytest.fixture(scope="session")
+def short_clips(tmp_path_factory: pytest.TempPathFactory, cut_clip: Callable[..., Path]) -> ShortClips:
+    """16 frames of each of the two main clips; the people are the clips' only ones."""
+    root = tmp_path_factory.mktemp("short")
+    cut_clip("single_face.mp4", root / "man" / "man.mp4", 8, 24)
+    cut_clip("WolfgangLanger_Pexels.mp4", root / "woman" / "woman.mp4", 240, 256, audio=True)
+    return ShortClips(root / "man", root / "woman", 16)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of the default settings, man onto woman; do not change its folder."""
+
+    out: Path
+    result: Any
+    clips: ShortClips
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, short_clips: ShortClips) -> FinishedRun:
+    """The pipeline run once on `short_clips`; the same-identity swap may look as near as a tenth of a second."""
+    import facepipe
+
+    out = tmp_path_factory.mktemp("finished") / "RUN"
+    score = {"reconstruct_frames": 4, "reconstruct_gap": 0.1}
+    result = facepipe.run(source=short_clips.man, target=short_clips.woman, out=out, score=score)
+    return FinishedRun(out, result, short_clips)
+
+
+QUICK = (
+    "detect.embedder=none",
+    'score.nets=["sface"]',
+    "score.reconstruct_frames=2",
+    "score.reconstruct_gap=0.1",
+    "align.size=160",
+)
+
+
+@pytest.fixture(scope="session")
+def quick() -> tuple[str, ...]:
+    """Overrides under which a whole run takes seconds: without the large identity net."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
+def contents() -> Callable[[Path], dict[str, str]]:
+    """``contents(folder)``: path -> sha256 of every visible file below it but ``config.toml`` (it names the folder)."""
+
+    def read(folder: Path) -> dict[str, str]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in files
+            if path.name != "config.toml"
+        }
+
+    return read
