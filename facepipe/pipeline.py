@@ -50,7 +50,20 @@ from facepipe.workspace import (
     write_table,
 )
 
-__all__ = ["Outcome", "Progress", "Result", "align", "detect", "resolve", "run", "score", "swap"]
+__all__ = [
+    "Outcome",
+    "Progress",
+    "Result",
+    "align",
+    "choose_device",
+    "detect",
+    "library_versions",
+    "read_swapped",
+    "resolve",
+    "run",
+    "score",
+    "swap",
+]
 
 Stage = Literal["detect", "align", "swap", "score"]
 Progress = Callable[[str, str, int, int | None], None]

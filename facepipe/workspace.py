@@ -189,9 +189,9 @@ def read_crops(path: Path) -> NDArray[np.uint8]:
         crops: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as exc:
         raise RunFolderError(f"{path}: missing; run `facepipe align` on this run folder first") from exc
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, EOFError) as exc:
         # A file of no crops cannot be mapped, and needs not to be.
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, EOFError):
             crops = np.load(path, allow_pickle=False)
             if not len(crops):
                 return crops

@@ -17,7 +17,7 @@ from facepipe import weights
 from facepipe.errors import UsageError
 from facepipe.types import Image
 
-__all__ = ["DETECTORS", "Detections", "Detector", "load_detector"]
+__all__ = ["DETECTORS", "Detections", "Detector", "Mtcnn", "Sfd", "YuNet", "load_detector"]
 
 DETECTORS = ("yunet", "mtcnn", "sfd")
 

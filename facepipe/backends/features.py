@@ -32,7 +32,7 @@ from facepipe.backends.inception import InceptionV3
 from facepipe.errors import UsageError, WeightsError, WeightsMissingError
 from facepipe.types import Image
 
-__all__ = ["FEATURE_NETS", "FeatureNet", "Features", "load_features"]
+__all__ = ["FEATURE_NETS", "FeatureNet", "Features", "inception", "load_features", "mobilenetv2"]
 
 FEATURE_NETS = ("mobilenetv2", "inception", "facenet")
 _BATCH = 16

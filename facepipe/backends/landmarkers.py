@@ -15,7 +15,17 @@ from facepipe.errors import UsageError, WeightsError
 from facepipe.image import warp
 from facepipe.types import Image
 
-__all__ = ["FACE_OVAL", "LANDMARKERS", "MESH_TO_IBUG68", "Fit", "Landmarker", "load_landmarker"]
+__all__ = [
+    "FACE_OVAL",
+    "LANDMARKERS",
+    "MESH_TO_IBUG68",
+    "Dlib68",
+    "FaceMesh",
+    "Fan",
+    "Fit",
+    "Landmarker",
+    "load_landmarker",
+]
 
 LANDMARKERS = ("facemesh", "dlib68", "fan")
 

@@ -27,7 +27,7 @@ from facepipe.people import mean_embedding
 from facepipe.types import Faces, Image
 from facepipe.video import Frame
 
-__all__ = ["ClipScores", "Judge", "embed_rows", "reference_people", "score_clip", "summarize"]
+__all__ = ["ClipScores", "Judge", "Triple", "embed_rows", "reference_people", "score_clip", "summarize"]
 
 _BATCH = 16
 _SAMPLES = 32  # faces of a person that its mean embedding is made from
