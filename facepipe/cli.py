@@ -286,8 +286,10 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: errors raised on purpose become one line and an exit code."""
-    # Threads of torch that wait for each other by spinning are 10 times slower beside any other load; read at import.
+    # Threads that wait for each other by spinning are ten times slower beside any other load. Both libraries read
+    # this when they are imported, which is later; our matrices are too small for threads of OpenBLAS to help.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     call: Callable[..., Any] = app
     try:
         call(args=arguments)

@@ -6,7 +6,8 @@
     ├── UsageError                 the call itself is wrong                      exit code 2
     │   └── ConfigError            a setting is unknown or has a wrong value     (also ValueError)
     ├── MediaError                 a file cannot be read as video or image       (also ValueError)
-    │   └── MediaLimitError        it could, but is larger than the limits allow
+    │   ├── MediaLimitError        it could, but is larger than the limits allow
+    │   └── ContainerError         the kind of file that is to be written cannot hold a stream
     ├── NoFaceError                no face where one is needed
     ├── DegenerateLandmarksError   points that fix no transform                  (also ValueError)
     ├── WeightsError               weights are missing or cannot be loaded
@@ -25,6 +26,7 @@ from __future__ import annotations
 __all__ = [
     "ClipsFailedError",
     "ConfigError",
+    "ContainerError",
     "DegenerateLandmarksError",
     "FacepipeError",
     "MediaError",
@@ -61,6 +63,10 @@ class MediaError(FacepipeError, ValueError):
 
 class MediaLimitError(MediaError):
     """A file is larger than the limits allow (pixels, frames)."""
+
+
+class ContainerError(MediaError):
+    """A kind of file (mp4, mov) cannot hold a stream that shall go into it; Matroska can hold nearly all."""
 
 
 class NoFaceError(FacepipeError):

@@ -25,7 +25,7 @@ from facepipe import __version__, weights
 from facepipe.backends.embedders import Embedder, load_embedder
 from facepipe.composite import Compositor
 from facepipe.config import Config, build, load, to_toml
-from facepipe.errors import FacepipeError, MediaError, NoFaceError, RunFolderError, UsageError
+from facepipe.errors import ContainerError, FacepipeError, MediaError, NoFaceError, RunFolderError, UsageError
 from facepipe.finder import Models, load_models
 from facepipe.methods.bank import SourceBank
 from facepipe.people import mean_embedding, person_rows
@@ -251,10 +251,11 @@ class _Run:
             for name in self.config.score.nets
         ]
 
-    def weights_used(self) -> dict[str, str]:
-        """Name and sha256 of every weights file that this configuration loads."""
+    def _weights(self, stage: Stage) -> dict[str, str]:
+        """Name and sha256 of every weights file that a stage loads."""
         names = {self.config.detect.detector, self.config.detect.landmarker, self.config.detect.embedder}
-        names |= set(self.config.score.nets)
+        if stage == "score":
+            names |= set(self.config.score.nets)
         known = weights.entries()
         return {name: known[name].digest for name in sorted(names & set(known))}
 
@@ -295,6 +296,8 @@ class _Run:
             if exc.exit_code == 2 or not isinstance(exc, MediaError | NoFaceError | RunFolderError):
                 raise
             reason = str(exc)
+        except OSError as exc:  # the disk is full, a file vanished
+            reason = f"{exc.filename or clip.path}: {exc.strerror or exc}"
         except Exception as exc:  # a defect, ours or a library's: keep the traceback, go on with the folder
             log = self.workspace.root / "errors" / f"{stage}-{side}-{clip.name}.log"
             with atomic_path(log) as part:
@@ -333,7 +336,7 @@ class _Run:
                 input=self.workspace.file_hash(clip.path),
                 settings=self.config.detect.model_dump(),
                 limits=self.config.limits.model_dump(),
-                weights=self.weights_used(),
+                weights=self._weights("detect"),
             )
             marker, frames = folder / "detect.json", 0
             if not self.workspace.is_done(marker, key):
@@ -474,24 +477,32 @@ class _Run:
             source_sha256=[self.workspace.file_hash(c.path) for c in self._alive("align", "source")],
             run=key,
         )
-        video, mask = folder / f"{clip.name}.mp4", folder / f"{clip.name}.mask.mkv"
         folder.mkdir(exist_ok=True)
+        try:
+            video, columns = self._write_swap(clip, plan, folder / f"{clip.name}.mp4", statement)
+        except ContainerError:
+            video, columns = self._write_swap(clip, plan, folder / f"{clip.name}.mkv", statement)
+        write_table(folder / f"{clip.name}.parquet", columns)
+        files = [video.name, f"{clip.name}.mask.mkv", f"{clip.name}.parquet"]
+        total, swapped = len(columns["frame"]), int(columns["swapped"].sum())
+        self.workspace.mark_done(marker, key, files, frames=total, swapped=swapped, label=statement)
+        return key, total
+
+    def _write_swap(
+        self, clip: Clip, plan: Plan, video: Path, statement: dict[str, str]
+    ) -> tuple[Path, dict[str, NDArray[Any]]]:
         with self._open(clip) as reader:
-            columns, swapped = write_swap(
+            columns = write_swap(
                 self._frames("swap", clip, reader),
                 plan,
                 self.config.swap,
                 like=reader.info,
                 video=video,
-                mask=mask,
+                mask=video.with_name(f"{clip.name}.mask.mkv"),
                 audio_from=clip.path if reader.info.has_audio else None,
                 metadata=statement,
             )
-        write_table(folder / f"{clip.name}.parquet", columns)
-        files = [video.name, mask.name, f"{clip.name}.parquet"]
-        total = len(columns["frame"])
-        self.workspace.mark_done(marker, key, files, frames=total, swapped=swapped, label=statement)
-        return key, total
+        return video, columns
 
     # Stage score
 
@@ -503,7 +514,7 @@ class _Run:
             "score",
             swaps={clip.name: self._keys["swap", "target", clip.name] for clip in clips},
             settings=self.config.score.model_dump(mode="json"),
-            weights=self.weights_used(),
+            weights=self._weights("score"),
         )
         if self.workspace.is_done(marker, key):
             for clip in clips:
@@ -546,10 +557,11 @@ class _Run:
         targets = self._person_embeddings("target", clip)
         judges = [scoring.Judge(net, sources[net.name], targets[net.name]) for net in self.judges]
         swapped = read_swapped(folder / f"{clip.name}.parquet")
+        video_name = read_json(folder / f"{clip.name}.json")["files"][0]
         rebuild, chosen = self._rebuilder(clip, person)
         with (
             self._open(clip) as target,
-            open_clip(folder / f"{clip.name}.mp4") as video,
+            open_clip(folder / video_name) as video,
             open_clip(folder / f"{clip.name}.mask.mkv") as masks,
         ):
             scores[clip.name] = scoring.score_clip(
@@ -568,6 +580,8 @@ class _Run:
     ) -> tuple[Callable[[Frame], tuple[Image, Image, NDArray[np.float32]] | None], frozenset[int]]:
         """The same-identity swap: a frame rebuilt from the same person's other frames, and the frames to do it on."""
         count, gap = self.config.score.reconstruct_frames, self.config.score.reconstruct_gap
+        if count == 0 or not person.trusted.any():
+            return (lambda _: None), frozenset()
         faces = self._faces("target", clip)
         rows = np.isin(faces.frame * 1000 + faces.face, person.frame * 1000 + person.face)
         bank = SourceBank.build([faces], [self._crops("target", clip)], [rows])
@@ -621,7 +635,7 @@ class _Run:
             "failed": [
                 {"stage": o.stage, "side": o.side, "clip": o.clip, "reason": o.reason} for o in self.result.failed
             ],
-            "weights": self.weights_used(),
+            "weights": self._weights("score"),
             "versions": library_versions(),
             "seed": self.config.seed,
             "ledger": {side: entry.model_dump() for side, entry in self.config.ledger.items()},

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -245,7 +246,7 @@ class Workspace:
             ) from exc
         except OSError as exc:
             raise UsageError(f"{self.root}: cannot be written: {exc.strerror}") from exc
-        write_json(self.root / ".holder.json", {"pid": os.getpid(), "host": os.uname().nodename})
+        write_json(self.root / ".holder.json", {"pid": os.getpid(), "host": platform.node()})
         for part in self.root.rglob("*.part"):  # what a killed process left
             part.unlink(missing_ok=True)
         if not self.manifest_path.exists():

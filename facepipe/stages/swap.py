@@ -141,18 +141,16 @@ def write_swap(
     mask: Path,
     audio_from: Path | None,
     metadata: dict[str, str],
-) -> tuple[dict[str, Any], int]:
+) -> dict[str, NDArray[Any]]:
     """Swap a clip into a video and a video of its masks.
 
     Returns
     -------
-    columns : dict
-        A row a frame: ``frame``, ``pts``, ``swapped``, ``face``, ``source_clip``, ``source_frame``, ``source_face``
-        (-1 where nothing was swapped).
-    swapped : int
-        Number of frames that were swapped.
+    dict of str to array
+        Columns, a row a frame: ``frame``, ``pts``, ``swapped``, ``face``, ``source_clip``, ``source_frame``,
+        ``source_face`` (-1 where nothing was swapped).
     """
-    done: list[SwappedFrame] = []
+    done: list[tuple[int, int, Record | None]] = []
     with (
         open_writer(
             video, like, codec=config.codec, crf=config.crf, audio_from=audio_from, metadata=metadata
@@ -162,13 +160,12 @@ def write_swap(
         for frame in swap_frames(frames, plan, config):
             pictures.write(frame.image, frame.pts)
             masks.write(full_mask(frame.region, like.size), frame.pts)
-            done.append(SwappedFrame(frame.index, frame.pts, np.empty(0, np.uint8), None, frame.record))
+            done.append((frame.index, frame.pts, frame.record))
     nothing = Record(-1, -1, -1, -1)
-    records = [frame.record or nothing for frame in done]
-    columns = {
-        "frame": np.array([frame.index for frame in done], np.int64),
-        "pts": np.array([frame.pts for frame in done], np.int64),
-        "swapped": np.array([frame.record is not None for frame in done]),
+    records = [record or nothing for _, _, record in done]
+    return {
+        "frame": np.array([index for index, _, _ in done], np.int64),
+        "pts": np.array([pts for _, pts, _ in done], np.int64),
+        "swapped": np.array([record is not None for _, _, record in done], bool),
         **{name: np.array([getattr(r, name) for r in records], np.int64) for name in Record.__dataclass_fields__},
     }
-    return columns, int(columns["swapped"].sum())

@@ -16,7 +16,7 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
-from facepipe.errors import MediaError, UsageError
+from facepipe.errors import ContainerError, MediaError, UsageError
 from facepipe.types import VideoInfo
 from facepipe.video.color import SPACES, Coding, from_rgb
 from facepipe.video.source import Limits, open_input, reading
@@ -229,7 +229,7 @@ class _AudioCopy:
             try:
                 out = container.add_stream_from_template(stream)
             except ValueError as exc:
-                raise MediaError(
+                raise ContainerError(
                     f"{self._target}: this container cannot hold the audio of {self._source} ({name}); "
                     "write to a .mkv file"
                 ) from exc
@@ -307,8 +307,10 @@ def open_writer(
     ------
     UsageError
         Another suffix.
+    ContainerError
+        This kind of file cannot hold the audio; ``.mkv`` can.
     MediaError
-        The file cannot be written, or its container cannot hold the audio.
+        The file cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in _MUXERS:
