@@ -236,7 +236,7 @@ def quick() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, str]]:
-    """``contents(folder)``: path -> sha256 of every visible file below it but ``config.toml`` (it names the folder)."""
+    """``contents(folder)``: path -> sha256 of every visible file below it but ``config.toml``."""
 
     def read(folder: Path) -> dict[str, str]:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
