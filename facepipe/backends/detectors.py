@@ -102,11 +102,14 @@ class Mtcnn:
         from facenet_pytorch import MTCNN
 
         self.threshold = threshold
+        self.min_face = min_face
         # keep_all: with it, a picture without a face is no error.
         self._net = MTCNN(keep_all=True, min_face_size=min_face, device=device, post_process=False)
 
     def detect(self, image: Image) -> Detections:
         """Find every face of an RGB picture (H, W, 3) uint8."""
+        if min(image.shape[:2]) < self.min_face:  # facenet-pytorch raises when its pyramid has no level
+            return _detections(None, None, self.threshold)
         boxes, scores = self._net.detect(np.ascontiguousarray(image))
         return _detections(boxes, None if boxes is None else scores, self.threshold)
 
