@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import math
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -105,6 +106,13 @@ def test_merge_leaves_the_other_alone_and_goes_on() -> None:
     np.testing.assert_allclose(doubled.covariance, np.cov(np.concatenate([x, x]).T), rtol=1e-10)
 
 
+def test_statistics_travel_between_processes() -> None:
+    x = features(600, 3, seed=4)
+    sent = pickle.loads(pickle.dumps(FeatureStatistics().update(x[:300])))
+    sent.update(x[300:])
+    np.testing.assert_array_equal(sent.covariance, FeatureStatistics().update(x).covariance)
+
+
 def test_the_caller_may_reuse_the_batch() -> None:
     batch = features(10, 3, seed=5)
     expected = batch.mean(axis=0)
@@ -162,6 +170,17 @@ def test_rank_deficient(n1: int, n2: int) -> None:
     value = frechet_distance(*moments(x), *moments(y))
     assert value == pytest.approx(expected, rel=1e-7)
     assert frechet_distance(*moments(y), *moments(x)) == pytest.approx(value, rel=1e-7)
+
+
+@pytest.mark.parametrize("n", [150, 700])
+@pytest.mark.parametrize("likeness", [0.0, 1.0])
+def test_the_quick_way_equals_the_exact_one(n: int, likeness: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With full and with deficient rank; and for sets so alike that the distance is nearly 0."""
+    x = features(n, 300, seed=0)
+    y = likeness * x + (1 - likeness * 0.9999) * features(n, 300, seed=1)
+    exact = frechet_distance(*moments(x), *moments(y))
+    monkeypatch.setattr(facepipe.metrics.distribution, "_SMALL", 0)
+    assert frechet_distance(*moments(x), *moments(y)) == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 3), (9, 40), (40, 9), (20, 21), (21, 20), (80, 70)])

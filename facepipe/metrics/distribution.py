@@ -45,8 +45,8 @@ class FewSamplesWarning(UserWarning):
 class FeatureStatistics:
     """Mean and covariance of features that arrive in batches; memory O(D^2), whatever their number.
 
-    Rows are gathered into blocks of a fixed size (D) before they are added, so the result does not depend on how the rows
-    were split into batches, to the last bit. `merge` joins the work of several processes (equal to 1e-10).
+    Rows are gathered into blocks of D before they are added, so the result does not depend on how the rows were split
+    into batches, to the last bit. `merge` joins the work of several processes (equal to 1e-10).
 
     Parameters
     ----------
@@ -99,9 +99,9 @@ class FeatureStatistics:
         ValueError
             For another dimension.
         """
-        if other._dimension is not None:  # noqa: SLF001 - of the same class
-            self._require_dimension(other._dimension)  # noqa: SLF001
-        self._moments = _merged(self._current(), other._current())  # noqa: SLF001
+        if other._dimension is not None:
+            self._require_dimension(other._dimension)
+        self._moments = _merged(self._current(), other._current())
         self._waiting = 0
         return self
 
@@ -113,12 +113,19 @@ class FeatureStatistics:
     @property
     def mean(self) -> Float64:
         """(D,) mean; ValueError before the first row."""
-        return self._require_rows(1).mean.copy()
+        self._require_rows(1)
+        waiting = self._block[: self._waiting]
+        if self._moments is None:
+            return np.asarray(waiting.mean(axis=0))
+        mean = self._moments.mean.copy()
+        return mean if not self._waiting else mean + (waiting.mean(axis=0) - mean) * (self._waiting / self.count)
 
     @property
     def covariance(self) -> Float64:
         """(D, D) sample covariance (divided by N - 1); ValueError with fewer than 2 rows."""
-        moments = self._require_rows(2)
+        self._require_rows(2)
+        moments = self._current()
+        assert moments is not None
         lower = np.tril(moments.scatter) / (moments.count - 1)
         return np.asarray(lower + np.tril(lower, -1).T)
 
@@ -130,11 +137,9 @@ class FeatureStatistics:
         if not self._block.size:
             self._block = np.empty((max(dimension, _LEAST_BLOCK), dimension))
 
-    def _require_rows(self, least: int) -> _Moments:
-        moments = self._current()
-        if moments is None or moments.count < least:
+    def _require_rows(self, least: int) -> None:
+        if self.count < least:
             raise ValueError(f"expected at least {least} rows of features, got {self.count}; call update first")
-        return moments
 
     def _current(self) -> _Moments | None:
         """All rows, those that wait for a whole block included; what waits goes on waiting."""
@@ -277,7 +282,7 @@ def _covariance(name: str, value: Any, dimension: int) -> Float64:
     sigma = real_array(name, value, ndim=2)
     if sigma.shape != (dimension, dimension):
         raise ValueError(f"{name}: expected shape {(dimension, dimension)} to match its mean, got {sigma.shape}")
-    # Transposed against not, on a vector without small entries: the whole difference would cost more than the distance.
+    # With the transpose on one vector without small entries: all of sigma - sigma.T costs as much as its factor.
     probe = np.where(np.random.default_rng(0).random(dimension) < 0.5, -1.0, 1.0) + 0.5
     asymmetry = np.abs(sigma @ probe - probe @ sigma).max(initial=0)
     if asymmetry > 1e-5 * np.abs(sigma).max(initial=0):
@@ -299,26 +304,37 @@ def _factor(name: str, sigma: Float64) -> Float64:
     return factor
 
 
+_SMALL = 512  # dimensions up to which the exact way is quick enough
+
+
 def _trace_of_root(sigma1: Float64, sigma2: Float64, rest: float) -> float:
-    """Trace of the root of ``sigma1 sigma2``, to at least seven digits of ``rest`` minus twice the trace."""
+    """Trace of the root of ``sigma1 sigma2``, to six digits of ``rest`` minus twice the trace or better."""
     if np.array_equal(sigma1, sigma2):
         return float(np.trace(sigma1))
     left = _factor("sigma1", sigma1)
     if left.shape[1] == 0:
         return 0.0
-    if left.shape[1] == len(left):
-        product, _ = linalg.lapack.dsygst(sigma2, left, itype=2, lower=1)  # left' sigma2 left, its lower triangle
+    if left.shape[1] > _SMALL:
+        trace, unsure = _trace_by_eigenvalues(left, sigma2)
+        if 2 * unsure < 1e-6 * (rest - 2 * trace):
+            return trace
+    return float(np.linalg.svd(left.T @ _factor("sigma2", sigma2), compute_uv=False).sum())
+
+
+def _trace_by_eigenvalues(left: Float64, sigma2: Float64) -> tuple[float, float]:
+    """Sum of the roots of the eigenvalues of ``left' sigma2 left``, and a bound of its error.
+
+    An eigenvalue is known to some units in the last place of the largest, so near 0 its root keeps half of the digits
+    at best. Singular values would keep them all, but take three times as long.
+    """
+    if left.shape[0] == left.shape[1]:
+        product, _ = linalg.lapack.dsygst(sigma2, left, itype=2, lower=1)  # the lower triangle
     else:
         product = left.T @ sigma2 @ left
     eigenvalues = np.linalg.eigvalsh(product, UPLO="L")
-    # Eigenvalues are known to some units in the last place of the largest. Near 0 their roots keep half of the digits
-    # at best; then singular values, which take three times as long but keep them all, decide.
-    unsure = 10 * np.finfo(np.float64).eps * max(eigenvalues[-1], 0.0)
-    roots = np.sqrt(np.maximum(eigenvalues, unsure))
-    trace = float(roots.sum())
-    if trace and 2 * float((unsure / (2 * roots)).sum()) < 1e-7 * abs(rest - 2 * trace):
-        return trace
-    return float(np.linalg.svd(left.T @ _factor("sigma2", sigma2), compute_uv=False).sum())
+    error = 10 * np.finfo(np.float64).eps * max(float(np.abs(eigenvalues).max()), np.finfo(np.float64).tiny)
+    unsure = error / np.sqrt(np.maximum(eigenvalues, error))
+    return float(np.sqrt(np.maximum(eigenvalues, 0)).sum()), float(unsure.sum())
 
 
 def kernel_distance(x: Any, y: Any) -> float:

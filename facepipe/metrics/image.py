@@ -281,7 +281,11 @@ def _mean_similarity(
         for c in range(channels):
             with np.errstate(invalid="ignore", over="ignore"):  # told below, with its place
                 values = _strip_similarity(a[read, :, c], b[read, :, c], data_range, kernel, w, luminance=luminance)
-            totals[c] += values.sum(dtype=np.float64) if weights is None else np.einsum("hw,hw->", weights[valid, columns], values)
+            totals[c] += (
+                values.sum(dtype=np.float64)
+                if weights is None
+                else np.einsum("hw,hw->", weights[valid, columns], values)
+            )
     _explain_unless_finite(float(totals.sum()), a, b)
     return totals / float((height - 2 * radius) * (width - 2 * radius) if weights is None else inner.sum())
 
