@@ -97,6 +97,8 @@ class SwapConfig(_Section):
     """How much of the source's own facial proportions is kept: 0 warps it fully onto the target's landmarks."""
     steadiness: Annotated[float, Field(ge=0)] = 1.0
     """How strongly the choice of the source frame resists a change from frame to frame."""
+    crossfade: Annotated[int, Field(ge=0, le=25)] = 2
+    """Frames before and after a change of the source frame over which the old fades into the new."""
     color: Literal["covariance", "reinhard", "histogram", "none"] = "covariance"
     """Colour transfer from the target's face to the swapped one."""
     blend: Literal["multiband", "feather"] = "multiband"

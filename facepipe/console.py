@@ -144,7 +144,8 @@ def folder_table(scores: FolderScores) -> Table:
     for name, interval in scores.scores.items():
         known = interval.low == interval.low
         label = f"{name} ({scores.features[name]})" if name in scores.features else name
-        table.add_row(escape(label), f"{interval.value:.4g}", f"{interval.low:.4g} to {interval.high:.4g}" if known else "-")
+        spread = f"{interval.low:.4g} to {interval.high:.4g}" if known else "-"
+        table.add_row(escape(label), f"{interval.value:.4g}", spread)
     return table
 
 

@@ -592,13 +592,13 @@ class _Run:
         state = read_json(self.workspace.clip_folder("target", clip.name) / "detect.json")
         seconds = float(Fraction(state["time_base"]))
         apart = np.abs(faces.pts[:, None] - bank.faces.pts[None]) * seconds
-        config = self.config.swap.model_copy(update={"steadiness": 0.0, "skip": ()})
+        config = self.config.swap.model_copy(update={"steadiness": 0.0, "crossfade": 0, "skip": ()})
         plan = plan_swap(bank, faces, rows, config, forbidden=apart <= gap)
         row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame) if plan.chosen[row] >= 0}
 
         def rebuild(frame: Frame) -> tuple[Image, Image, NDArray[np.float32]] | None:
             row = row_of[frame.index]
-            patch = plan.swapper(plan.faces[row], int(plan.chosen[row]), frame.image.shape[:2])
+            patch = plan.swapper(plan.faces[row], plan.shares[row], frame.image.shape[:2])
             if patch is None:
                 return None
             image, region = Compositor(config)(frame.image, patch)

@@ -8,6 +8,8 @@ moved a little towards the source's own proportions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ from facepipe.image import delaunay, hull_mask, piecewise_warp, warp
 from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
 from facepipe.types import Faces, Image
 
-__all__ = ["Swapper", "choose_sources"]
+__all__ = ["Swapper", "choose_sources", "crossfade"]
 
 _CANDIDATES = 48  # nearest faces that the search over time may choose from, a frame
 _ANGLE = 8.0  # degrees of yaw or pitch that weigh as much as one unit of expression
@@ -71,6 +73,36 @@ def choose_sources(
     for stretch in np.split(np.arange(len(target)), breaks):
         chosen[stretch] = _steady_path(cost[stretch], feature, steadiness)
     return chosen
+
+
+def crossfade(chosen: NDArray[np.int64], target: Faces, reach: int) -> list[dict[int, float]]:
+    """Shares of source faces in each target face: where the choice changes, the old fades into the new.
+
+    Parameters
+    ----------
+    chosen : (T,) int64 array
+        See `choose_sources`.
+    target : Faces
+        T faces.
+    reach : int
+        Frames before and after a frame whose choices count in it; 0 uses its own choice alone. Frames of another
+        track, or beyond a gap, do not count.
+
+    Returns
+    -------
+    list of dict
+        From the row of the bank to its share, shares adding up to 1; empty where nothing was chosen.
+    """
+    shares: list[dict[int, float]] = []
+    for t, own in enumerate(chosen.tolist()):
+        counts: dict[int, float] = {}
+        for k in range(max(0, t - reach), min(len(chosen), t + reach + 1)):
+            same = target.track[k] == target.track[t] and target.frame[k] - target.frame[t] == k - t
+            if own >= 0 and chosen[k] >= 0 and same:
+                counts[int(chosen[k])] = counts.get(int(chosen[k]), 0.0) + 1.0
+        total = sum(counts.values())
+        shares.append({source: count / total for source, count in counts.items()})
+    return shares
 
 
 def _pose(faces: Faces) -> Points:
@@ -127,8 +159,18 @@ class Swapper:
         own = _smoothing(model) @ (bank.mean - self._target_mean)
         self._own = own * _inner_weight(model)[:, None] * config.shape
 
-    def __call__(self, face: Faces, source: int, frame_size: tuple[int, int]) -> Patch | None:
-        """The patch for a one-row table `face`, from row `source` of the bank; None when it lies outside the frame."""
+    def __call__(self, face: Faces, shares: Mapping[int, float], frame_size: tuple[int, int]) -> Patch | None:
+        """The patch for a one-row table `face`; None when it lies outside of the frame.
+
+        Parameters
+        ----------
+        face : Faces
+            One row.
+        shares : mapping of int to float
+            Rows of the bank and their shares, which add up to 1; see `crossfade`.
+        frame_size : (int, int)
+            Height and width.
+        """
         points = (face.mesh if face.mesh.size else face.landmarks)[0].astype(np.float64)
         placed = points + self._proportions(points)
         low = np.maximum(np.floor(placed[:, :2].min(0)).astype(int) - 2, 0)
@@ -136,9 +178,14 @@ class Swapper:
         if (high - low < 4).any():
             return None
         size = (int(high[1] - low[1]), int(high[0] - low[0]))
-        image, mask = self._warp(source, placed[:, :2] - low, placed[:, 2] if points.shape[1] == 3 else None, size)
+        depth = placed[:, 2] if points.shape[1] == 3 else None
+        layers = [(share, *self._warp(source, placed[:, :2] - low, depth, size)) for source, share in shares.items()]
         shift = np.array([[1.0, 0.0, -low[0]], [0.0, 1.0, -low[1]]])
-        return Patch(image, mask, shift)
+        if len(layers) == 1:
+            return Patch(layers[0][1], layers[0][2], shift)
+        image = sum(share * layer.astype(np.float32) for share, layer, _ in layers)
+        mask = np.minimum.reduce([covered for _, _, covered in layers])
+        return Patch(np.asarray(np.rint(image), np.uint8), mask, shift)
 
     def _proportions(self, points: Points) -> Points:
         """How far the source's own proportions move each landmark of this face, in its pixels."""

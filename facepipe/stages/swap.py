@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from facepipe.composite import Compositor, Region
 from facepipe.config import SwapConfig
 from facepipe.methods.bank import SourceBank
-from facepipe.methods.procrustes import Swapper, choose_sources
+from facepipe.methods.procrustes import Swapper, choose_sources, crossfade
 from facepipe.types import Faces, Flag, Image, VideoInfo
 from facepipe.video import Frame, open_writer
 
@@ -32,6 +32,8 @@ class Plan:
         The target person's faces that will be swapped, one a frame at most.
     chosen : (N,) int64 array
         Row of the bank for each of them; -1 for none.
+    shares : list of dict
+        The same with cross-fades: rows of the bank and their shares.
     swapper : Swapper
         Makes the patches.
     """
@@ -39,6 +41,7 @@ class Plan:
     bank: SourceBank
     faces: Faces
     chosen: NDArray[np.int64]
+    shares: list[dict[int, float]]
     swapper: Swapper
 
 
@@ -74,7 +77,8 @@ def plan_swap(
         chosen = choose_sources(bank, target, steadiness=config.steadiness, forbidden=barred)
     # The person's proportions are measured on all unflagged faces, or on what there is.
     reference = faces[rows & faces.trusted] if (rows & faces.trusted).any() else target
-    return Plan(bank, target, chosen, Swapper(bank, reference, config))
+    shares = crossfade(chosen, target, config.crossfade)
+    return Plan(bank, target, chosen, shares, Swapper(bank, reference, config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +106,19 @@ def swap_frames(frames: Iterable[Frame], plan: Plan, config: SwapConfig) -> Iter
     """Yield every frame in order, swapped where the plan says so; the others are passed on untouched."""
     compositor = Compositor(config)
     row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame)}
-    last = -1
+    last = (-1, -1)
     for frame in frames:
         row = row_of.get(frame.index, -1)
         source = int(plan.chosen[row]) if row >= 0 else -1
         if source < 0:
             yield SwappedFrame(frame.index, frame.pts, frame.image, None, None)
             continue
-        if row != last + 1 or plan.faces.track[row] != plan.faces.track[last]:
-            compositor.reset()
-        last = row
         face = plan.faces[row]
-        patch = plan.swapper(face, source, frame.image.shape[:2])
+        here = (frame.index, int(face.track[0]))
+        if here != (last[0] + 1, last[1]):
+            compositor.reset()
+        last = here
+        patch = plan.swapper(face, plan.shares[row], frame.image.shape[:2])
         if patch is None:
             yield SwappedFrame(frame.index, frame.pts, frame.image, None, None)
             continue
