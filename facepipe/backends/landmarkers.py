@@ -96,12 +96,12 @@ class FaceMesh:
     _EYES = (33, 263)
 
     def __init__(self, path: Path) -> None:
-        level = cv2.getLogLevel()
-        cv2.setLogLevel(2)  # errors: OpenCV 5 warns at every load that it cannot choose a target
+        level = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of a target at every load
         try:
             self._net = cv2.dnn.readNetFromTFLite(str(path))
         finally:
-            cv2.setLogLevel(level)
+            cv2.utils.logging.setLogLevel(level)
         self._output = self._net.getUnconnectedOutLayersNames()[-1]
 
     def fit(self, image: Image, box: NDArray[np.float32]) -> Fit:
