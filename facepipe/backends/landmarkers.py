@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import weights
+from facepipe.backends.opencv import read_net
 from facepipe.errors import UsageError, WeightsError
 from facepipe.image import warp
 from facepipe.types import Image
@@ -96,12 +97,7 @@ class FaceMesh:
     _EYES = (33, 263)
 
     def __init__(self, path: Path) -> None:
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of a target at every load
-        try:
-            self._net = cv2.dnn.readNetFromTFLite(str(path))
-        finally:
-            cv2.utils.logging.setLogLevel(level)
+        self._net = read_net(path)
         self._output = self._net.getUnconnectedOutLayersNames()[-1]
 
     def fit(self, image: Image, box: NDArray[np.float32]) -> Fit:
