@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from facepipe import geometry, weights
 from facepipe.backends import frozen_graph
-from facepipe.errors import DegenerateLandmarksError, UsageError, WeightsError
+from facepipe.backends.opencv import read_net
+from facepipe.errors import DegenerateLandmarksError, UsageError
 from facepipe.image import warp
 from facepipe.types import Array, Image
 
@@ -213,10 +214,7 @@ class SFace:
     crop_size = (112, 112)
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._net = cv2.dnn.readNetFromONNX(str(path))
-        except cv2.error as exc:
-            raise WeightsError(f"{path}: OpenCV {cv2.__version__} cannot read it ({exc.err})") from exc
+        self._net = read_net(path)
 
     def frame_to_crop(self, box: Array, landmarks: Array, frame_size: tuple[int, int]) -> NDArray[np.float64]:
         """See `Embedder`."""

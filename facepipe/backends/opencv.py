@@ -6,6 +6,8 @@ from pathlib import Path
 
 import cv2
 
+from facepipe.errors import WeightsError
+
 __all__ = ["read_net"]
 
 
@@ -14,6 +16,16 @@ def read_net(path: Path) -> cv2.dnn.Net:
 
     OpenCV 5 warns at every load that its engine cannot choose a target, which nobody asked for; its warnings are off
     while it loads.
+
+    Raises
+    ------
+    WeightsError
+        The file is not a net that this OpenCV knows.
+
+    Raises
+    ------
+    WeightsError
+        The file is not a net that this OpenCV knows.
     """
     logging = cv2.utils.logging
     level = logging.getLogLevel()
@@ -21,5 +33,7 @@ def read_net(path: Path) -> cv2.dnn.Net:
     try:
         read = cv2.dnn.readNetFromTFLite if path.suffix == ".tflite" else cv2.dnn.readNetFromONNX
         return read(str(path))
+    except cv2.error as exc:
+        raise WeightsError(f"{path}: OpenCV {cv2.__version__} cannot read it ({exc.err})") from exc
     finally:
         logging.setLogLevel(level)
