@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import weights
+from facepipe.backends.opencv import loading
 from facepipe.errors import UsageError
 from facepipe.types import Image
 
@@ -73,7 +74,8 @@ class YuNet:
     def __init__(self, path: Path, *, threshold: float = 0.5, max_side: int = 640) -> None:
         self.max_side = max_side
         self.threshold = threshold
-        self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, self._NMS_IOU, self._MOST)
+        with loading(path):
+            self._net = cv2.FaceDetectorYN.create(str(path), "", (320, 320), threshold, self._NMS_IOU, self._MOST)
 
     def detect(self, image: Image) -> Detections:
         """Find every face of an RGB picture (H, W, 3) uint8."""

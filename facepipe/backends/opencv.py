@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 
 from facepipe.errors import WeightsError
 
-__all__ = ["read_net"]
+__all__ = ["loading", "read_net"]
 
 
-def read_net(path: Path) -> cv2.dnn.Net:
-    """Load a TFLite or ONNX file.
+@contextmanager
+def loading(path: Path) -> Iterator[None]:
+    """What OpenCV does while it loads a net: its errors become ours, and its warnings are off.
 
-    OpenCV 5 warns at every load that its engine cannot choose a target, which nobody asked for; its warnings are off
-    while it loads.
-
-    Raises
-    ------
-    WeightsError
-        The file is not a net that this OpenCV knows.
+    OpenCV 5 warns at every load that its engine cannot choose a target, which nobody asked for.
 
     Raises
     ------
@@ -31,9 +28,15 @@ def read_net(path: Path) -> cv2.dnn.Net:
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_ERROR)
     try:
-        read = cv2.dnn.readNetFromTFLite if path.suffix == ".tflite" else cv2.dnn.readNetFromONNX
-        return read(str(path))
+        yield
     except cv2.error as exc:
         raise WeightsError(f"{path}: OpenCV {cv2.__version__} cannot read it ({exc.err})") from exc
     finally:
         logging.setLogLevel(level)
+
+
+def read_net(path: Path) -> cv2.dnn.Net:
+    """Load a TFLite or ONNX file; errors as in `loading`."""
+    with loading(path):
+        read = cv2.dnn.readNetFromTFLite if path.suffix == ".tflite" else cv2.dnn.readNetFromONNX
+        return read(str(path))
