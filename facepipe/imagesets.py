@@ -7,6 +7,7 @@ the features of a net, and need no common names.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -298,7 +299,9 @@ def _set_score(name: str, pred: Features, ref: Features, *, resamples: int, seed
         name
     )
     try:
-        return _with_interval(statistic, pred.values, ref.values, resamples=resamples, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", m.FewSamplesWarning)  # it stands in the notes, once
+            return _with_interval(statistic, pred.values, ref.values, resamples=resamples, seed=seed)
     except ValueError as exc:
         raise MediaError(f"{name}: {exc} (pred {len(pred.values)} images, ref {len(ref.values)})") from exc
 

@@ -7,15 +7,11 @@ means and where it comes from stands with each function.
 from __future__ import annotations
 
 from facepipe.metrics.distribution import (
-    FeatureStatistics,
     FewSamplesWarning,
-    Interval,
     Manifold,
-    bootstrap,
     frechet_distance,
     frechet_distance_between,
     frechet_distance_of_features,
-    half_sampling,
     inception_score,
     kernel_distance,
     kernel_distance_subsets,
@@ -30,6 +26,7 @@ from facepipe.metrics.identity import (
     verification,
 )
 from facepipe.metrics.image import MS_SSIM_WEIGHTS, ms_ssim, mse, psnr, ssim
+from facepipe.metrics.intervals import Interval, bootstrap, half_sampling
 from facepipe.metrics.pose import (
     RIGID_POINTS,
     angle_error,
@@ -38,6 +35,7 @@ from facepipe.metrics.pose import (
     perspective_pose,
     pose_error,
 )
+from facepipe.metrics.statistics import FeatureStatistics
 from facepipe.metrics.time import (
     edge_flicker,
     flow_warped_error,

@@ -11,26 +11,21 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, special
 
 from facepipe.metrics._checks import Float64, feature_rows, real_array
+from facepipe.metrics.statistics import FeatureStatistics
 
 __all__ = [
-    "FeatureStatistics",
     "FewSamplesWarning",
-    "Interval",
     "Manifold",
-    "bootstrap",
     "frechet_distance",
     "frechet_distance_between",
     "frechet_distance_of_features",
-    "half_sampling",
     "inception_score",
     "kernel_distance",
     "kernel_distance_subsets",
@@ -40,156 +35,6 @@ __all__ = [
 
 class FewSamplesWarning(UserWarning):
     """A number was computed from fewer samples than the dimension of the features: it is biased, and large."""
-
-
-class FeatureStatistics:
-    """Mean and covariance of features that arrive in batches; memory O(D^2), whatever their number.
-
-    Rows are gathered into blocks of D before they are added, so the result does not depend on how the rows were split
-    into batches, to the last bit. `merge` joins the work of several processes (equal to 1e-10).
-
-    Parameters
-    ----------
-    dimension : int, optional
-        D; taken from the first batch when not given.
-
-    Examples
-    --------
-    >>> statistics = FeatureStatistics().update([[0.0, 1.0]]).update([[2.0, 3.0], [4.0, 5.0]])
-    >>> statistics.count, statistics.mean.tolist(), statistics.covariance.tolist()
-    (3, [2.0, 3.0], [[4.0, 4.0], [4.0, 4.0]])
-
-    Notes
-    -----
-    Chan, Golub, LeVeque 1983, "Algorithms for computing the sample variance", eq. (2.1), for matrices.
-    DOI 10.1080/00031305.1983.10483115
-    """
-
-    def __init__(self, dimension: int | None = None) -> None:
-        self._dimension = dimension
-        self._moments: _Moments | None = None
-        self._block: Float64 = np.empty((0, 0))  # rows that wait, and room for more
-        self._waiting = 0
-
-    def update(self, features: Any) -> Self:
-        """Add the rows of a batch, (N, D); N may be 0.
-
-        Raises
-        ------
-        ValueError
-            For another dimension than before, NaN or infinity.
-        """
-        rows = feature_rows("features", features, least=0)
-        self._require_dimension(rows.shape[1])
-        while len(rows):
-            taken = rows[: len(self._block) - self._waiting]
-            self._block[self._waiting : self._waiting + len(taken)] = taken
-            self._waiting += len(taken)
-            rows = rows[len(taken) :]
-            if self._waiting == len(self._block):
-                self._moments = _with_rows(self._moments, self._block)
-                self._waiting = 0
-        return self
-
-    def merge(self, other: FeatureStatistics) -> Self:
-        """Add all that `other` has seen; `other` stays as it is.
-
-        Raises
-        ------
-        ValueError
-            For another dimension.
-        """
-        if other._dimension is not None:
-            self._require_dimension(other._dimension)
-        self._moments = _merged(self._current(), other._current())
-        self._waiting = 0
-        return self
-
-    @property
-    def count(self) -> int:
-        """Number of rows seen."""
-        return (self._moments.count if self._moments else 0) + self._waiting
-
-    @property
-    def mean(self) -> Float64:
-        """(D,) mean; ValueError before the first row."""
-        self._require_rows(1)
-        waiting = self._block[: self._waiting]
-        if self._moments is None:
-            return np.asarray(waiting.mean(axis=0))
-        mean = self._moments.mean.copy()
-        return mean if not self._waiting else mean + (waiting.mean(axis=0) - mean) * (self._waiting / self.count)
-
-    @property
-    def covariance(self) -> Float64:
-        """(D, D) sample covariance (divided by N - 1); ValueError with fewer than 2 rows."""
-        self._require_rows(2)
-        moments = self._current()
-        assert moments is not None
-        lower = np.tril(moments.scatter) / (moments.count - 1)
-        return np.asarray(lower + np.tril(lower, -1).T)
-
-    def _require_dimension(self, dimension: int) -> None:
-        if self._dimension is None:
-            self._dimension = dimension
-        if dimension != self._dimension:
-            raise ValueError(f"features: expected dimension {self._dimension}, got {dimension}")
-        if not self._block.size:
-            self._block = np.empty((max(dimension, _LEAST_BLOCK), dimension))
-
-    def _require_rows(self, least: int) -> None:
-        if self.count < least:
-            raise ValueError(f"expected at least {least} rows of features, got {self.count}; call update first")
-
-    def _current(self) -> _Moments | None:
-        """All rows, those that wait for a whole block included; what waits goes on waiting."""
-        if not self._waiting:
-            return self._moments
-        return _with_rows(_copied(self._moments), self._block[: self._waiting].copy())
-
-
-_LEAST_BLOCK = 256  # rows; at least D, so that work on the (D, D) matrix is rare beside that on the rows
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Number, mean and scatter matrix (sum of outer products about the mean) of some rows.
-
-    Only the lower triangle of the scatter holds; it is in Fortran's order, for BLAS to add to in place.
-    """
-
-    count: int
-    mean: Float64
-    scatter: Float64
-
-
-def _copied(moments: _Moments | None) -> _Moments | None:
-    return moments and _Moments(moments.count, moments.mean, moments.scatter.copy(order="F"))
-
-
-def _with_rows(moments: _Moments | None, rows: Float64) -> _Moments:
-    """With the rows of a block; the old scatter and the rows are used up."""
-    mean = rows.mean(axis=0)
-    rows -= mean
-    if moments is None:
-        scatter = np.zeros((len(mean), len(mean)), order="F")
-        moments = _Moments(0, mean, scatter)
-    scatter = linalg.blas.dsyrk(1.0, rows.T, beta=1.0, c=moments.scatter, lower=1, overwrite_c=1)
-    return _joined(moments, len(rows), mean, scatter)
-
-
-def _joined(a: _Moments, rows: int, mean: Float64, scatter: Float64) -> _Moments:
-    """Moments of `a` and of `rows` more, where `scatter` already is the sum of both scatters; used up."""
-    count, shift = a.count + rows, mean - a.mean
-    scatter = linalg.blas.dsyr(a.count * rows / count, shift, a=scatter, lower=1, overwrite_a=1)
-    return _Moments(count, a.mean + shift * (rows / count), scatter)
-
-
-def _merged(a: _Moments | None, b: _Moments | None) -> _Moments | None:
-    """Of both, which stay as they are."""
-    if a is None or b is None:
-        return _copied(a or b)
-    return _joined(a, b.count, b.mean, np.asfortranarray(a.scatter + b.scatter))
 
 
 def frechet_distance(mu1: Any, sigma1: Any, mu2: Any, sigma2: Any) -> float:
@@ -235,16 +80,19 @@ def frechet_distance_between(a: FeatureStatistics, b: FeatureStatistics) -> floa
     FewSamplesWarning
         When one has fewer rows than the features have dimensions: its covariance is singular and the distance biased.
     """
-    means = a.mean, b.mean
-    for statistics, mean in zip((a, b), means, strict=True):
-        if statistics.count < len(mean):
-            warnings.warn(
-                f"Fréchet distance from {statistics.count} samples of {len(mean)} dimensions: the covariance is "
-                "singular and the distance too large; compare only with numbers of the same sample size",
-                FewSamplesWarning,
-                stacklevel=2,
-            )
-    return frechet_distance(means[0], a.covariance, means[1], b.covariance)
+    mean1, mean2 = a.mean, b.mean
+    _warn_of_few(min(a.count, b.count), min(len(mean1), len(mean2)))
+    return frechet_distance(mean1, a.covariance, mean2, b.covariance)
+
+
+def _warn_of_few(samples: int, dimension: int) -> None:
+    if samples < dimension:
+        warnings.warn(
+            f"Fréchet distance from {samples} samples of {dimension} dimensions: the covariance is singular and the "
+            "distance too large; compare it only with numbers of the same sample size",
+            FewSamplesWarning,
+            stacklevel=3,
+        )
 
 
 def frechet_distance_of_features(x: Any, y: Any) -> float:
@@ -266,8 +114,14 @@ def frechet_distance_of_features(x: Any, y: Any) -> float:
     ------
     ValueError
         For different dimensions, fewer than 2 rows, NaN or infinity.
+
+    Warns
+    -----
+    FewSamplesWarning
+        As `frechet_distance_between`.
     """
     x, y = _feature_pair("x", x, "y", y, least=2)
+    _warn_of_few(min(len(x), len(y)), x.shape[1])
     if min(len(x), len(y)) > x.shape[1]:
         a, b = FeatureStatistics().update(x), FeatureStatistics().update(y)
         return frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
@@ -540,139 +394,3 @@ def _radii(x: Float64, neighbours: int) -> Float64:
         distances[own, start + own] = 0  # itself, always the nearest
         parts.append(np.partition(distances, neighbours, axis=1)[:, neighbours])
     return np.concatenate(parts)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A number with its confidence interval.
-
-    Attributes
-    ----------
-    value : float
-        The statistic of the sample itself.
-    low, high : float
-        Ends of the interval.
-    level : float
-        Its nominal coverage, e.g. 0.95.
-    """
-
-    value: float
-    low: float
-    high: float
-    level: float
-
-
-def bootstrap(
-    statistic: Callable[..., float],
-    *samples: Any,
-    resamples: int = 1000,
-    level: float = 0.95,
-    paired: bool = False,
-    seed: int = 0,
-) -> Interval:
-    """Percentile confidence interval of a statistic, by drawing rows with replacement.
-
-    For means and medians. Distances between sets are biased by repeated rows: use `half_sampling` for them.
-
-    Parameters
-    ----------
-    statistic : callable
-        From as many arrays as `samples` to a number.
-    *samples : (N, ...) arrays
-        Rows that are independent of each other. Frames of one clip are not: give one row a clip.
-    resamples : int
-        Number of draws.
-    level : float
-        Coverage, in (0, 1).
-    paired : bool
-        Draw the same rows of all samples (image and its reference) instead of independent ones.
-    seed : int
-        Of the random draws.
-
-    Returns
-    -------
-    Interval
-        Its ends are values that were drawn, never between two: infinite scores give infinite ends, not NaN.
-
-    Raises
-    ------
-    ValueError
-        For no or empty samples, pairs of different length, a level or a number of draws out of range.
-
-    Notes
-    -----
-    Efron, Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
-    """
-    arrays = _samples(samples, resamples, level, least=1)
-    lengths = [len(array) for array in arrays]
-    if paired and len(set(lengths)) > 1:
-        raise ValueError(f"expected samples of one length to draw pairs, got lengths {lengths}")
-    random = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for i in range(resamples):
-        rows = [random.integers(n, size=n) for n in (lengths[:1] if paired else lengths)]
-        rows = rows * len(lengths) if paired else rows
-        draws[i] = statistic(*(array[index] for array, index in zip(arrays, rows, strict=True)))
-    return Interval(float(statistic(*arrays)), *_central(draws, level), level)
-
-
-def half_sampling(
-    statistic: Callable[..., float], *samples: Any, resamples: int = 100, level: float = 0.95, seed: int = 0
-) -> Interval:
-    """Confidence interval of a statistic of sets, such as the Fréchet distance, from random halves of them.
-
-    A half without repeated rows scatters about the whole as much as the whole does about the truth, since
-    ``1/m - 1/n = 1/n`` for ``m = n/2``. The bias of a smaller sample is taken off with the halves' mean.
-
-    Parameters
-    ----------
-    statistic : callable
-        From as many arrays as `samples` to a number.
-    *samples : (N, ...) arrays
-        At least 4 independent rows each.
-    resamples : int
-        Number of halves.
-    level : float
-        Coverage, in (0, 1).
-    seed : int
-        Of the random draws.
-
-    Returns
-    -------
-    Interval
-        About the statistic of the whole samples.
-
-    Raises
-    ------
-    ValueError
-        For samples of fewer than 4 rows, a level or a number of halves out of range.
-
-    Notes
-    -----
-    Politis, Romano, Wolf 1999, "Subsampling", chapter 2, DOI 10.1007/978-1-4612-1554-7, with the
-    correction for drawing from a finite sample.
-    """
-    arrays = _samples(samples, resamples, level, least=4)
-    random = np.random.default_rng(seed)
-    draws = np.empty(resamples)
-    for i in range(resamples):
-        draws[i] = statistic(*(a[random.choice(len(a), len(a) // 2, replace=False)] for a in arrays))
-    value = float(statistic(*arrays))
-    low, high = _central(draws - draws.mean(), level)
-    return Interval(value, value + low, value + high, level)
-
-
-def _samples(samples: tuple[Any, ...], resamples: int, level: float, *, least: int) -> list[NDArray[Any]]:
-    arrays = [np.asarray(sample) for sample in samples]
-    lengths = [len(array) if array.ndim else 0 for array in arrays]
-    if min(lengths, default=0) < least:
-        raise ValueError(f"expected samples of at least {least} rows, got lengths {lengths}")
-    if resamples < 1 or not 0 < level < 1:
-        raise ValueError(f"expected at least 1 draw and a level in (0, 1), got {resamples} and {level}")
-    return arrays
-
-
-def _central(draws: Float64, level: float) -> tuple[float, float]:
-    """The middle part of the draws, without interpolation."""
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-    return float(low), float(high)
