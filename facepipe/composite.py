@@ -84,6 +84,8 @@ class Compositor:
         """The frame with the patch in it (a new array), and the region that changed."""
         rows, columns = _bounds(patch, frame.shape[:2])
         background = frame[rows, columns]
+        if not background.size:  # the patch lies beside the frame
+            return frame.copy(), Region(rows, columns, np.zeros(background.shape[:2], np.float32))
         face, mask = _place(patch, rows, columns)
         width = float(np.sqrt(mask.sum()))
         feather = max(2.0, self._config.feather * width)
