@@ -129,7 +129,7 @@ def scores_table(scores: dict[str, Any]) -> Table:
     row("same-identity swap: SSIM", [_number(part["same_identity"]["ssim"], 3) for part in parts.values()])
     for kind in ("swapped", "target"):
         jitters = [part["jitter"][kind]["residual"] for part in parts.values()]
-        row(f"landmark jitter, {kind}, % of eye distance", [_number(value, 2) for value in jitters])
+        row(f"jitter, {kind}, % of eye distance", [_number(value, 2) for value in jitters])
     for key in ("total", "swapped", "skipped", "no_face", "lost"):
         row(f"frames: {key}", [str(part["frames"].get(key, 0)) for part in parts.values()])
     return table

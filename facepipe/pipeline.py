@@ -320,6 +320,7 @@ class _Run:
         """The frames of a clip; `progress` hears of each, and of the end by a promise that is kept."""
         promised = reader.info.frames_promised or None
         done = 0
+        self.progress(stage, clip.name, 0, promised)
         for frame in reader:
             yield frame
             done = frame.index + 1
