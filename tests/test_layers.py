@@ -102,18 +102,16 @@ def test_there_are_no_cycles() -> None:
         left -= free
 
 
-@pytest.mark.parametrize("package", ["stages", "backends"])
-def test_siblings_do_not_import_each_other(package: str) -> None:
-    """Stages never; of the adapters only those that read the same file."""
-    allowed = {
-        ("facepipe.backends.embedders", "facepipe.backends.frozen_graph"),
-        ("facepipe.backends.features", "facepipe.backends.embedders"),
-        ("facepipe.backends.features", "facepipe.backends.inception"),
-    }
+def test_stages_never_import_each_other() -> None:
     for name in MODULES:
-        if unit(name) == package:
-            pairs = {(name, other) for other in imports(name) if unit(other) == package}
-            assert pairs <= allowed, pairs
+        if unit(name) == "stages":
+            assert not {other for other in imports(name) if unit(other) == "stages"}, name
+
+
+def test_detectors_landmarkers_and_embedders_do_not_know_each_other() -> None:
+    adapters = {f"facepipe.backends.{name}" for name in ("detectors", "landmarkers", "embedders")}
+    for name in adapters:
+        assert not imports(name) & adapters, name
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -69,7 +69,8 @@ def choose_sources(
         cost[forbidden] = np.inf
     feature = np.concatenate([bank_pose, bank.expression], 1)
     chosen = np.empty(len(target), np.int64)
-    breaks = np.flatnonzero((np.diff(target.frame) > 1) | (np.diff(target.track) != 0)) + 1
+    possible = np.isfinite(cost).any(1)  # a frame without a source ends a stretch: no path goes through it
+    breaks = np.flatnonzero((np.diff(target.frame) > 1) | (np.diff(target.track) != 0) | np.diff(possible)) + 1
     for stretch in np.split(np.arange(len(target)), breaks):
         chosen[stretch] = _steady_path(cost[stretch], feature, steadiness)
     return chosen

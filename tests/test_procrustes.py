@@ -1,0 +1,318 @@
+"""Swap method procrustes: the bank, the choice of source faces, the warp. On faces of real clips."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from facepipe import geometry
+from facepipe.config import AlignConfig, DetectConfig, LimitsConfig, SwapConfig
+from facepipe.errors import NoFaceError
+from facepipe.finder import load_models
+from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
+from facepipe.methods.procrustes import Swapper, _steady_path, choose_sources, crossfade
+from facepipe.stages.align import align_faces
+from facepipe.stages.detect import detect_faces
+from facepipe.types import Faces, Flag
+from facepipe.video import open_clip
+
+
+@dataclass(frozen=True)
+class Person:
+    """Faces of some frames of a clip, with their crops and frames."""
+
+    faces: Faces
+    crops: list[NDArray[np.uint8]]
+    images: dict[int, NDArray[np.uint8]]
+
+    def bank(self, *, clutter: bool = True) -> SourceBank:
+        bank = SourceBank.build([self.faces], [np.stack(self.crops)], [np.ones(len(self.faces), bool)])
+        if not clutter:
+            vars(bank)["clutter"] = np.zeros(len(bank.faces))
+        return bank
+
+
+def gather(path: Path, wanted: range, *, size: int = 160) -> Person:
+    models = load_models(DetectConfig(embedder="none"))
+    with open_clip(path, stop=wanted.stop) as reader:
+        frames = [frame for frame in reader if frame.index in wanted]
+        config = DetectConfig(embedder="none", stride=1)
+        faces = detect_faces(frames, models, config, LimitsConfig(), reader.info.size)
+    crops: list[NDArray[np.uint8]] = []
+    faces = align_faces(frames, faces, AlignConfig(size=size), LimitsConfig(), crops.append)
+    return Person(faces, crops, {frame.index: frame.image for frame in frames})
+
+
+@pytest.fixture(scope="module")
+def man(clip_path: Callable[[str], Path]) -> Person:
+    return gather(clip_path("single_face.mp4"), range(0, 72, 3))
+
+
+@pytest.fixture(scope="module")
+def woman(clip_path: Callable[[str], Path]) -> Person:
+    """The whole clip, thinned: hands before the face in frames 60 to 230, nothing from 240 on."""
+    return gather(clip_path("WolfgangLanger_Pexels.mp4"), range(60, 460, 4))
+
+
+# ---------------------------------------------------------------------------------------------------------- the bank
+
+
+def test_a_bank_holds_the_chosen_faces_that_can_be_trusted(man: Person, woman: Person) -> None:
+    flags = man.faces.flags.copy()
+    flags[2] = Flag.BLURRED
+    tables = [man.faces.with_columns(flags=flags), woman.faces]
+    rows = [np.arange(24) < 5, np.arange(len(woman.faces)) >= len(woman.faces) - 3]
+    rows[1] &= woman.faces.trusted
+    bank = SourceBank.build(tables, [np.stack(man.crops), np.stack(woman.crops)], rows)
+    assert bank.clip.tolist() == [0] * 4 + [1] * int(rows[1].sum())
+    assert bank.faces.frame[:4].tolist() == [0, 3, 9, 12]
+    np.testing.assert_array_equal(bank.crops[2], man.crops[3])
+    assert bank.points.shape == (len(bank.clip), 468, 2)
+
+
+def test_a_bank_without_a_usable_face(man: Person) -> None:
+    flagged = man.faces.with_columns(flags=np.full(24, int(Flag.PROFILE), np.int32))
+    with pytest.raises(NoFaceError, match="no usable source face: 24 found, all flagged"):
+        SourceBank.build([flagged], [np.stack(man.crops)], [np.ones(24, bool)])
+    with pytest.raises(NoFaceError, match="0 found"):
+        SourceBank.build([man.faces], [np.stack(man.crops)], [np.zeros(24, bool)])
+
+
+def test_a_very_long_clip_is_thinned_evenly(man: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facepipe.methods.bank._MOST", 8)
+    bank = man.bank()
+    assert len(bank.faces) == len(bank.crops) == 8
+    assert bank.faces.frame[[0, -1]].tolist() == [0, 69]
+    assert np.ptp(np.diff(bank.faces.frame)) <= 3
+
+
+def test_frontal_shapes_have_no_pose(man: Person) -> None:
+    """Moving, turning and scaling a face in space leaves its frontal shape and its expression."""
+    rotation = geometry.euler_to_rotation(25.0, -10.0, 40.0)
+    moved = man.faces.with_columns(mesh=(man.faces.mesh @ rotation.T * 1.7 + [30, 40, 5]).astype(np.float32))
+    shapes = frontal_shapes(man.faces)
+    assert shapes.shape == (24, 468, 3)
+    np.testing.assert_allclose(frontal_shapes(moved), shapes, atol=1e-4)
+    np.testing.assert_allclose(expression(frontal_shapes(moved)), expression(shapes), atol=0.02)
+
+
+def test_landmarks_alone_do_too(man: Person) -> None:
+    flat = man.faces.with_columns(mesh=np.empty((24, 0, 3), np.float32))
+    assert mean_face(flat).shape == (68, 2)
+    assert frontal_shapes(flat).shape == (24, 68, 2)
+    assert np.isfinite(expression(frontal_shapes(flat))).all()
+    assert frontal_shapes(flat[np.zeros(24, bool)]).shape == (0, 68, 2)
+
+
+def test_clutter_ranks_covered_faces_above_clean_ones(woman: Person) -> None:
+    """Area under the curve over all pairs of a hand-covered frame (60-230) and a clean one (from 240)."""
+    trusted = woman.faces[woman.faces.trusted]
+    clutter = woman.bank().clutter
+    covered, clean = clutter[trusted.frame < 230], clutter[trusted.frame >= 240]
+    assert len(covered) >= 15
+    assert len(clean) >= 40
+    auc = float((covered[:, None] > clean[None]).mean() + (covered[:, None] == clean[None]).mean() / 2)
+    assert auc > 0.8
+    assert np.median(clean) <= 0.25 * np.median(covered)
+    assert clutter.min() >= 0
+
+
+# -------------------------------------------------------------------------------------------------------- the choice
+
+
+def test_a_face_chooses_itself(man: Person, woman: Person) -> None:
+    """The bank has the very same face: nothing is nearer."""
+    for person in (man, woman):
+        bank = person.bank(clutter=False)
+        np.testing.assert_array_equal(choose_sources(bank, bank.faces, steadiness=0.0), np.arange(len(bank.faces)))
+
+
+def test_forbidden_pairs_are_not_used(man: Person) -> None:
+    bank = man.bank()
+    forbidden = np.abs(man.faces.frame[:, None] - bank.faces.frame[None]) <= 9
+    chosen = choose_sources(bank, man.faces, steadiness=0.0, forbidden=forbidden)
+    assert (chosen >= 0).all()
+    assert not forbidden[np.arange(24), chosen].any()
+    assert (choose_sources(bank, man.faces, forbidden=np.ones_like(forbidden)) == -1).all()
+
+
+def test_a_frame_for_which_all_is_forbidden_does_not_spoil_the_others(man: Person) -> None:
+    """One stretch of successive frames, with a hole in its middle."""
+    bank = man.bank(clutter=False)
+    target = man.faces.with_columns(frame=np.arange(24))
+    forbidden = np.zeros((24, 24), bool)
+    forbidden[[5, 6, 20]] = True
+    chosen = choose_sources(bank, target, steadiness=0.0, forbidden=forbidden)
+    np.testing.assert_array_equal(chosen, np.where(forbidden.all(1), -1, np.arange(24)))
+    steady = choose_sources(bank, target, steadiness=1.0, forbidden=forbidden)
+    np.testing.assert_array_equal(steady == -1, forbidden.all(1))
+
+
+def test_steadiness_reduces_switches(man: Person, woman: Person) -> None:
+    bank, target = man.bank(), woman.faces.with_columns(frame=np.arange(len(woman.faces)))
+    switches = []
+    for steadiness in (0.0, 1.0, 10.0, 1e6):
+        chosen = choose_sources(bank, target, steadiness=steadiness)
+        assert ((chosen >= 0) & (chosen < len(bank.faces))).all()
+        switches.append(int((np.diff(chosen)[np.diff(target.track) == 0] != 0).sum()))
+    assert switches == sorted(switches, reverse=True)
+    assert switches[0] > 10
+    assert switches[2] < switches[0] / 2
+    assert switches[3] == 0
+
+
+def test_a_gap_and_a_new_track_end_a_stretch_alike(man: Person, woman: Person) -> None:
+    bank = man.bank()
+    target = woman.faces[:20].with_columns(frame=np.r_[np.arange(10), np.arange(50, 60)])
+    gap = choose_sources(bank, target, steadiness=5.0)
+    two_tracks = target.with_columns(frame=np.arange(20), track=np.repeat([0, 1], 10).astype(np.int32))
+    np.testing.assert_array_equal(choose_sources(bank, two_tracks, steadiness=5.0), gap)
+
+
+def test_pose_decides_between_like_expressions(man: Person) -> None:
+    bank = man.bank(clutter=False)
+    turned = bank.faces.yaw.copy()
+    turned[:] = np.linspace(-40, 40, len(turned))
+    wide = SourceBank(bank.faces.with_columns(yaw=turned), bank.crops, bank.clip, bank.mean)
+    vars(wide)["clutter"] = np.zeros(len(turned))
+    target = man.faces.with_columns(yaw=np.full(24, 40, np.float32))
+    assert (turned[choose_sources(wide, target, steadiness=0.0)] > 10).all()
+
+
+def test_clutter_is_avoided(man: Person) -> None:
+    bank = man.bank(clutter=False)
+    vars(bank)["clutter"] = np.where(np.arange(24) % 2, 1e6, 0.0)
+    chosen = choose_sources(bank, man.faces, steadiness=0.0)
+    assert not (chosen % 2).any()
+
+
+def test_a_change_of_source_fades(man: Person) -> None:
+    target = man.faces.with_columns(frame=np.arange(24))
+    chosen = np.repeat([3, 7, 5], 8)
+    chosen[20] = -1
+    shares = crossfade(chosen, target, 2)
+    assert shares[0] == shares[5] == {3: 1.0}
+    assert shares[7] == {3: 3 / 5, 7: 2 / 5}
+    assert shares[8] == {3: 2 / 5, 7: 3 / 5}
+    assert shares[20] == {}
+    assert shares[21] == {5: 1.0}
+    assert all(sum(share.values()) == pytest.approx(1) for share in shares if share)
+    assert crossfade(chosen, target, 0) == [{} if c < 0 else {c: 1.0} for c in chosen.tolist()]
+    cut = target.with_columns(frame=np.r_[np.arange(8), np.arange(8, 24) + 100])
+    assert crossfade(chosen, cut, 2)[7:9] == [{3: 1.0}, {7: 1.0}]
+    tracks = target.with_columns(track=np.repeat([0, 1], [8, 16]).astype(np.int32))
+    assert crossfade(chosen, tracks, 2)[7:9] == [{3: 1.0}, {7: 1.0}]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    frames=st.integers(1, 5),
+    faces=st.integers(1, 4),
+    steadiness=st.sampled_from([0.0, 0.5, 3.0]),
+    seed=st.integers(0, 999),
+)
+def test_the_path_is_the_cheapest_of_all(frames: int, faces: int, steadiness: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cost, feature = rng.uniform(0, 5, (frames, faces)), rng.normal(size=(faces, 3))
+
+    def price(path: Any) -> float:
+        steps = [float(np.linalg.norm(feature[a] - feature[b])) + (a != b) for a, b in itertools.pairwise(path)]
+        return float(sum(cost[t, i] for t, i in enumerate(path)) + steadiness * sum(steps))
+
+    best = min(price(path) for path in itertools.product(range(faces), repeat=frames))
+    found = _steady_path(cost, feature, steadiness)
+    assert price(found.tolist()) == pytest.approx(best, abs=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------- the warp
+
+
+@pytest.mark.parametrize("refine", ["piecewise", "none"])
+def test_a_face_laid_over_itself_is_itself(man: Person, refine: Any) -> None:
+    """Swapping a frame with its own face draws that frame again."""
+    bank = man.bank(clutter=False)
+    swapper = Swapper(bank, man.faces, SwapConfig(refine=refine))
+    for row in (0, 11, 23):
+        frame = man.images[int(man.faces.frame[row])]
+        patch = swapper(man.faces[row], {row: 1.0}, frame.shape[:2])
+        assert patch is not None
+        top, left = (-patch.frame_to_patch[::-1, 2]).astype(int)
+        height, width = patch.mask.shape
+        truth = frame[top : top + height, left : left + width]
+        inside = patch.mask > 0.99
+        assert inside.mean() > 0.4
+        assert np.abs(patch.image.astype(float) - truth)[inside].mean() < 3
+
+
+def test_landmarks_of_the_patch_lie_on_the_targets(man: Person, woman: Person) -> None:
+    """A mark painted at a source landmark comes out at the target's landmark."""
+    from facepipe.backends.landmarkers import MESH_TO_IBUG68
+
+    bank = man.bank(clutter=False)
+    target = woman.faces[woman.faces.trusted][-1]
+    for point in (33, 36, 45, 51, 57):  # nose, corners of the eyes, lips
+        vertex = MESH_TO_IBUG68[point]
+        x, y = bank.points[4, vertex].round().astype(int)
+        marked = np.zeros_like(bank.crops[4])
+        marked[y - 1 : y + 2, x - 1 : x + 2] = 255
+        crops = [marked if i == 4 else crop for i, crop in enumerate(bank.crops)]
+        painted = SourceBank(bank.faces, crops, bank.clip, bank.mean)
+        patch = Swapper(painted, target, SwapConfig(shape=0.0))(target, {4: 1.0}, (360, 640))
+        assert patch is not None
+        grey = patch.image.sum(2).astype(float)
+        weights = np.where(grey > 0.3 * grey.max(), grey, 0)
+        rows, columns = np.mgrid[: grey.shape[0], : grey.shape[1]]
+        seen = np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
+        (wanted,) = geometry.apply(patch.frame_to_patch, target.landmarks[0, point][None])
+        assert np.linalg.norm(seen - wanted) < 2.0
+
+
+def test_two_sources_mix_by_their_shares(man: Person) -> None:
+    swapper = Swapper(man.bank(clutter=False), man.faces, SwapConfig())
+    patches = [swapper(man.faces[5], shares, (360, 640)) for shares in ({2: 1.0}, {20: 1.0}, {2: 0.25, 20: 0.75})]
+    assert all(patch is not None for patch in patches)
+    one, other, both = (patch.image.astype(float) for patch in patches if patch is not None)
+    inside = np.min([patch.mask for patch in patches if patch is not None], axis=0) > 0.99
+    assert np.abs(one - other)[inside].mean() > 0.3
+    assert np.abs(both - (0.25 * one + 0.75 * other))[inside].mean() < 1
+
+
+def test_shape_keeps_the_sources_proportions(man: Person, woman: Person) -> None:
+    """Between 0 and 1 the patch's outline moves from the target's landmarks towards the source's proportions."""
+    bank, target = man.bank(clutter=False), woman.faces[woman.faces.trusted][-1]
+
+    def moved(shape: float) -> float:
+        swapper = Swapper(bank, target, SwapConfig(shape=shape))
+        return float(np.abs(swapper._proportions(target.mesh[0].astype(np.float64))).mean())
+
+    assert moved(0.0) == 0
+    assert 0 < moved(0.5) < moved(1.0)
+    assert moved(0.5) == pytest.approx(moved(1.0) / 2)
+
+
+def test_a_face_outside_the_frame_has_no_patch(man: Person) -> None:
+    bank = man.bank(clutter=False)
+    away = man.faces[0].with_columns(mesh=man.faces.mesh[:1] + np.float32(5000))
+    assert Swapper(bank, man.faces, SwapConfig())(away, {0: 1.0}, (360, 640)) is None
+    tiny = man.faces[0].with_columns(mesh=man.faces.mesh[:1] * np.float32(1e-3))
+    patch = Swapper(bank, man.faces, SwapConfig())(tiny, {0: 1.0}, (360, 640))
+    assert patch is None or patch.mask.size >= 16
+
+
+def test_by_68_points_too(man: Person, woman: Person) -> None:
+    flat = [p.faces.with_columns(mesh=np.empty((len(p.faces), 0, 3), np.float32)) for p in (man, woman)]
+    bank = SourceBank.build([flat[0]], [np.stack(man.crops)], [np.ones(24, bool)])
+    chosen = choose_sources(bank, flat[1])
+    patch = Swapper(bank, flat[1], SwapConfig())(flat[1][-1], {int(chosen[-1]): 1.0}, (360, 640))
+    assert patch is not None
+    assert (patch.mask > 0.5).sum() > 1000
+    assert patch.image[patch.mask > 0.5].std() > 10
