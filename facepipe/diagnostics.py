@@ -1,8 +1,8 @@
 """Internal covariate shift: how far the inputs of a network's layers move while it trains.
 
 Ioffe and Szegedy 2015 (arXiv:1502.03167) call it internal covariate shift that the distribution of a layer's inputs
-changes as the layers before it learn. Here it is a number: watch the layers, call `ShiftMonitor.step` after each step of
-the optimiser, read how far each layer's inputs moved since the last.
+changes as the layers before it learn. Here it is a number: watch the layers, call `ShiftMonitor.step` after each step
+of the optimiser, read how far each layer's inputs moved since the last.
 
 Batches differ from each other too. To see the training alone, run the same probe batch before each call of `step`.
 """

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,13 +21,13 @@ from facepipe.backends.features import FeatureNet, Features, load_features
 from facepipe.errors import ConfigError, MediaError, UsageError
 from facepipe.metrics import Interval
 from facepipe.types import Image
+from facepipe.video import read_image
 
 __all__ = [
     "PAIRED_METRICS",
     "SET_METRICS",
     "FolderScores",
     "match_by_name",
-    "read_image",
     "score_folders",
 ]
 
@@ -186,26 +185,6 @@ def match_by_name(pred: Path, ref: Path) -> list[tuple[str, Path, Path]]:
     return [(name, first[name], second[name]) for name in sorted(first)]
 
 
-def read_image(path: Path) -> Image:
-    """An image file as (H, W, 3) uint8 RGB, turned as its EXIF data say; grey becomes three equal channels.
-
-    Raises
-    ------
-    MediaError
-        A file that is no image, or one of more than 8 bits, which would have to be squeezed.
-    """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as exc:
-        raise MediaError(f"{path}: cannot be read ({exc.strerror})") from exc
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH) if data.size else None
-    if image is None:
-        raise MediaError(f"{path}: expected an image, got a file that cannot be decoded as one")
-    if image.dtype != np.uint8:
-        raise MediaError(f"{path}: expected 8 bits a channel, got {image.dtype}; convert it first")
-    return np.asarray(image, np.uint8)
-
-
 def _known_metrics(names: Sequence[str]) -> list[str]:
     known = (*PAIRED_METRICS, *SET_METRICS)
     unknown = [name for name in names if name not in known]
@@ -238,7 +217,7 @@ def _paired_scores(
     facenet = load_features("facenet", device=device) if "identity" in names else None
     scores: dict[str, dict[str, float]] = {name: {} for name in names}
     for key, *paths in pairs:
-        first, second = (read_image(path) for path in paths)
+        first, second = (read_image(path, deep="refuse") for path in paths)
         if first.shape != second.shape:
             raise MediaError(f"{paths[0]}: expected the size of {paths[1]}, {second.shape[:2]}, got {first.shape[:2]}")
         for name in names:
@@ -281,7 +260,7 @@ def _features(net: FeatureNet, paths: list[Path], tell: Callable[[int], None]) -
 def _batches(paths: list[Path], size: int) -> Iterator[Image]:
     waiting: list[Image] = []
     for path in paths:
-        image = read_image(path)
+        image = read_image(path, deep="refuse")
         if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
             yield np.stack(waiting)
             waiting = []

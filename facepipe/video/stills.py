@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -20,7 +21,7 @@ _WRITABLE = (".png", ".jpg", ".jpeg")
 _JPEG_QUALITY = 95
 
 
-def read_image(path: str | Path, limits: Limits | None = None) -> Image:
+def read_image(path: str | Path, limits: Limits | None = None, *, deep: Literal["scale", "refuse"] = "scale") -> Image:
     """A still image as RGB.
 
     The EXIF orientation is applied, grey becomes RGB, 16 bit are scaled to 8, and transparent images are composited
@@ -32,6 +33,8 @@ def read_image(path: str | Path, limits: Limits | None = None) -> Image:
         A BMP, JPEG, PNG, TIFF or WebP file; of an animated one the first picture is read.
     limits : Limits, optional
         Refuse larger ones, judged by the header before the pixels are decoded.
+    deep : {"scale", "refuse"}
+        What becomes of more than 8 bits a channel: scaled to 8, or refused (where a number is made from them).
 
     Returns
     -------
@@ -40,7 +43,7 @@ def read_image(path: str | Path, limits: Limits | None = None) -> Image:
     Raises
     ------
     MediaError
-        The file is missing, empty, or not an image.
+        The file is missing, empty, not an image, or too deep.
     MediaLimitError
         It has more pixels than allowed.
     """
@@ -49,10 +52,10 @@ def read_image(path: str | Path, limits: Limits | None = None) -> Image:
     with reading(path):
         data = path.read_bytes()
     (limits or Limits()).check_size(path, *stored_size(path, data))
-    return _decode(path, data)
+    return _decode(path, data, deep)
 
 
-def _decode(path: Path, data: bytes) -> Image:
+def _decode(path: Path, data: bytes, deep: str) -> Image:
     buffer = np.frombuffer(data, np.uint8)
     try:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
@@ -62,6 +65,8 @@ def _decode(path: Path, data: bytes) -> Image:
         raise MediaError(f"{path}: is a broken image: {' '.join(str(exc).split())}") from exc
     if image is None:
         raise MediaError(f"{path}: is a broken image, or of a kind that cannot be decoded")
+    if raw is not None and raw.dtype != np.uint8 and deep == "refuse":
+        raise MediaError(f"{path}: expected 8 bits a channel, got {raw.dtype}; convert it first")
     if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
         eight = np.asarray(raw if raw.dtype == np.uint8 else (raw.astype(np.uint32) + 128) // 257, np.uint8)
         return over_black(cv2.cvtColor(eight, cv2.COLOR_BGRA2RGBA))
