@@ -336,7 +336,7 @@ class _Run:
                 "detect",
                 input=self.workspace.file_hash(clip.path),
                 settings=self.config.detect.model_dump(),
-                limits=self.config.limits.model_dump(),
+                limits=self.config.limits.model_dump(exclude={"min_sharpness"}),
                 weights=self._weights("detect"),
             )
             marker, frames = folder / "detect.json", 0
