@@ -111,6 +111,10 @@ class SwapConfig(_Section):
     """h264 plays everywhere; lossless (H.264 RGB, crf 0) keeps every composited value."""
     crf: Annotated[int, Field(ge=0, le=51)] = 16
     """Quality of h264: 0 best, 51 worst."""
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"] = (
+        "veryfast"
+    )
+    """Effort of x264: slower makes smaller files of the same quality."""
 
 
 class ScoreConfig(_Section):

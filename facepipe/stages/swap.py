@@ -158,7 +158,13 @@ def write_swap(
     done: list[tuple[int, int, Record | None]] = []
     with (
         open_writer(
-            video, like, codec=config.codec, crf=config.crf, audio_from=audio_from, metadata=metadata
+            video,
+            like,
+            codec=config.codec,
+            crf=config.crf,
+            preset=config.preset,
+            audio_from=audio_from,
+            metadata=metadata,
         ) as pictures,
         open_writer(mask, like, codec="mask") as masks,
     ):
