@@ -139,20 +139,30 @@ def resolve(
     """
     settings = {key: value for key, value in settings.items() if value is not None}
     if isinstance(config, str | Path):
-        base = load(Path(config)).model_dump(mode="json", exclude_none=True)
+        base = load(Path(config)).model_dump(mode="json", exclude_unset=True)
     elif isinstance(config, Config):
-        base = config.model_dump(mode="json", exclude_none=True)
+        base = config.model_dump(mode="json", exclude_unset=True)
     else:
         base = dict(config or {})
-    merged = build({**base, **settings}, overrides)
+    given = _over(base, settings)
+    merged = build(given, overrides)
     if merged.out is None:
         raise UsageError("no run folder: give --out RUN (in Python: out=...)")
     if merged.source is None and merged.target is None and (merged.out / "config.toml").is_file():
         known = load(merged.out / "config.toml").model_dump(mode="json", exclude_none=True)
-        merged = build({**known, **base, **settings}, overrides)
+        merged = build(_over(known, given), overrides)
     if merged.source is None or merged.target is None:
         missing = "source" if merged.source is None else "target"
         raise UsageError(f"no {missing} videos: give --{missing} FOLDER (in Python: {missing}=...)")
+    return merged
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings laid over others, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _over(merged[key], value) if both else value
     return merged
 
 
