@@ -90,7 +90,7 @@ class ClipWriter:
 
     def _open(self, metadata: dict[str, str]) -> OutputContainer:
         muxer = _MUXERS[self.path.suffix.lower()]
-        options: dict[str, str] = {}
+        options = {"fflags": "+bitexact"}  # else Matroska files begin with a random number, and never are alike
         if muxer != "matroska":
             scale = self._like.time_base.denominator
             whole = math.lcm(scale, *(self._audio.scales if self._audio is not None else ()))
