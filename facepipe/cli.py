@@ -219,7 +219,7 @@ def verify(
         print_json(labels)
     else:
         for path, label in labels.items():
-            what = "no label" if label is None else f"swapped by {label['software']}, method {label.get('method')}"
+            what = "no label" if label is None else f"swapped by {label.get('software')}, method {label.get('method')}"
             sys.stdout.write(f"{path}: {what}\n")
     if None in labels.values():
         raise typer.Exit(1)

@@ -222,6 +222,9 @@ def _call(stage: Stage, config: Any, progress: Progress | None, settings: Mappin
     assert resolved.source is not None
     assert resolved.target is not None
     assert resolved.out is not None
+    for picture in (resolved.swap.source_person, resolved.swap.target_person):
+        if picture is not None and not picture.is_file():
+            raise UsageError(f"{picture}: no such file; give a picture of the person")
     clips: dict[Side, list[Clip]] = {
         "source": find_clips(resolved.source),
         "target": find_clips(resolved.target),
@@ -425,7 +428,10 @@ class _Run:
             raise NoFaceError(f"{self.config.source}: no source clip has a face; " + self._first_reason())
         tables = [self._faces("source", clip) for clip in clips]
         rows = self._person(tables, self.config.swap.source_person)
-        return SourceBank.build(tables, [self._crops("source", clip) for clip in clips], rows)
+        try:
+            return SourceBank.build(tables, [self._crops("source", clip) for clip in clips], rows)
+        except NoFaceError as exc:
+            raise NoFaceError(f"{self.config.source}: {exc}") from exc
 
     def _first_reason(self) -> str:
         return self.result.failed[0].reason if self.result.failed else "nothing was found"

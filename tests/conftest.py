@@ -234,6 +234,26 @@ def quick() -> tuple[str, ...]:
     return QUICK
 
 
+@dataclass(frozen=True)
+class QuickRun:
+    """A finished run under the overrides of `quick`; do not change its folder."""
+
+    source: Path
+    target: Path
+    out: Path
+    result: Any
+
+
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory: pytest.TempPathFactory, short_clips: ShortClips) -> QuickRun:
+    """An undisturbed run in seconds."""
+    from facepipe import pipeline
+
+    out = tmp_path_factory.mktemp("quick") / "RUN"
+    config = pipeline.resolve(None, QUICK, source=short_clips.man, target=short_clips.woman, out=out)
+    return QuickRun(short_clips.man, short_clips.woman, out, pipeline.run(config))
+
+
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, str]]:
     """``contents(folder)``: path -> sha256 of every visible file below it but ``config.toml``."""
