@@ -156,7 +156,7 @@ class Swapper:
         dense = model.shape[1] == 3
         self._triangles = geometry.mesh_triangles() if dense else delaunay(model)
         self._outline = FACE_OVAL if dense else None
-        self._target_mean = np.median(frontal_shapes(target), axis=0)
+        self._target_mean = np.median(frontal_shapes(target), axis=0) if len(target) else model
         own = _smoothing(model) @ (bank.mean - self._target_mean)
         self._own = own * _inner_weight(model)[:, None] * config.shape
 
