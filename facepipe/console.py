@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,9 +23,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from facepipe.imagesets import FolderScores
-from facepipe.pipeline import Outcome, Result
-from facepipe.weights import Status
+if TYPE_CHECKING:  # these load torch, which a table does not need
+    from facepipe.imagesets import FolderScores
+    from facepipe.pipeline import Outcome, Result
+    from facepipe.weights import Status
 
 __all__ = ["FrameProgress", "folder_table", "models_table", "outcome_table", "scores_table"]
 

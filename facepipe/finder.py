@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from facepipe import geometry
 from facepipe.backends.detectors import Detections, Detector, load_detector
@@ -187,6 +186,8 @@ def _match(tracks: list[Found], seen: Detections) -> dict[int, int]:
     """Track -> detection by the best total overlap; a fit whose centre has left its box is no match."""
     if not tracks or not len(seen):
         return {}
+    from scipy.optimize import linear_sum_assignment  # a third of a second, at every start of the command line
+
     overlap = _iou(np.stack([track.box for track in tracks]), seen.boxes)
     pairs = {}
     for row, column in zip(*linear_sum_assignment(-overlap), strict=True):

@@ -603,14 +603,12 @@ class _Run:
         rows = np.isin(faces.frame * 1000 + faces.face, person.frame * 1000 + person.face)
         bank = SourceBank.build([faces], [self._crops("target", clip)], [rows])
         usable = np.flatnonzero(rows & faces.trusted)
-        sampled = usable[np.unique(np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int))]
-        rows = np.zeros_like(rows)
-        rows[sampled] = True
+        chosen = faces[usable[np.unique(np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int))]]
         state = read_json(self.workspace.clip_folder("target", clip.name) / "detect.json")
         seconds = float(Fraction(state["time_base"]))
-        apart = np.abs(faces.pts[:, None] - bank.faces.pts[None]) * seconds
+        apart = np.abs(chosen.pts[:, None] - bank.faces.pts[None]) * seconds
         config = self.config.swap.model_copy(update={"steadiness": 0.0, "crossfade": 0, "skip": ()})
-        plan = plan_swap(bank, faces, rows, config, forbidden=apart <= gap)
+        plan = plan_swap(bank, chosen, np.ones(len(chosen), bool), config, forbidden=apart <= gap)
         row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame) if plan.chosen[row] >= 0}
 
         def rebuild(frame: Frame) -> tuple[Image, Image, NDArray[np.float32]] | None:

@@ -66,6 +66,29 @@ def expression(frontal: Points) -> Points:
     return np.concatenate([2 * lips, lids, 0.5 * moved], axis=1) / _MOVE
 
 
+class _Chosen(Sequence[Image]):
+    """Rows of the crops of several clips; those that lie in files are read each time they are asked for.
+
+    A row of a memory map would stay in this process's memory once it was looked at, and `SourceBank.clutter` looks at
+    every row.
+    """
+
+    def __init__(self, crops: Sequence[NDArray[np.uint8]], index: Sequence[tuple[int, int]]) -> None:
+        self._crops = crops
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, at: Any) -> Any:
+        clip, row = self._index[at]
+        crops = self._crops[clip]
+        if not isinstance(crops, np.memmap):
+            return crops[row]
+        shape, size = crops.shape[1:], int(np.prod(crops.shape[1:]))
+        return np.fromfile(str(crops.filename), np.uint8, size, offset=crops.offset + row * size).reshape(shape)
+
+
 @dataclass(frozen=True)
 class SourceBank:
     """Faces of the source person, ready to be searched and warped.
@@ -114,7 +137,7 @@ class SourceBank:
         faces = Faces.concatenate([tables[c][[i for k, i in index if k == c]] for c in sorted({c for c, _ in index})])
         return cls(
             faces=faces,
-            crops=[crops[c][i] for c, i in index],
+            crops=_Chosen(crops, index),
             clip=np.array([c for c, _ in index]),
             mean=np.median(frontal_shapes(faces), axis=0),
         )
