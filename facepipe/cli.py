@@ -351,7 +351,9 @@ def main(arguments: list[str] | None = None) -> None:
     except FacepipeError as exc:
         _fail(str(exc))
         sys.exit(exc.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as exc:
+        if isinstance(exc, SystemExit) and exc.code != 130:  # typer turns Ctrl-C into this code
+            raise
         _fail("stopped; the same command goes on from here")
         sys.exit(130)
 

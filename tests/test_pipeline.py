@@ -485,7 +485,8 @@ def test_the_other_way_round_and_another_landmarker(short_clips: Any, tmp_path: 
     assert result.scores is not None
     assert result.scores["frames"]["swapped"] == 16
     identity = result.scores["identity"]["sface"]
-    assert identity["margin"] > 0.1
+    assert identity["margin"] > 0  # 68 points cover less of the face than the mesh
+    assert identity["to_source"] > identity["floor"] + 0.1
     assert read_label(tmp_path / "RUN" / "swapped" / "man.mp4") is not None
 
 
