@@ -494,16 +494,21 @@ class _Run:
             source_sha256=[self.workspace.file_hash(c.path) for c in self._alive("align", "source")],
             run=key,
         )
-        folder.mkdir(exist_ok=True)
+        for place in (folder, self._mask(clip).parent):
+            place.mkdir(exist_ok=True)
         try:
             video, columns = self._write_swap(clip, plan, folder / f"{clip.name}.mp4", statement)
         except ContainerError:
             video, columns = self._write_swap(clip, plan, folder / f"{clip.name}.mkv", statement)
         write_table(folder / f"{clip.name}.parquet", columns)
-        files = [video.name, f"{clip.name}.mask.mkv", f"{clip.name}.parquet"]
+        files = [video.name, f"../masks/{clip.name}.mkv", f"{clip.name}.parquet"]
         total, swapped = len(columns["frame"]), int(columns["swapped"].sum())
         self.workspace.mark_done(marker, key, files, frames=total, swapped=swapped, label=statement)
         return key, total
+
+    def _mask(self, clip: Clip) -> Path:
+        """The video of masks: not beside the swapped videos, whose folder holds what is labelled."""
+        return self.workspace.root / "masks" / f"{clip.name}.mkv"
 
     def _write_swap(
         self, clip: Clip, plan: Plan, video: Path, statement: dict[str, str]
@@ -515,7 +520,7 @@ class _Run:
                 self.config.swap,
                 like=reader.info,
                 video=video,
-                mask=video.with_name(f"{clip.name}.mask.mkv"),
+                mask=self._mask(clip),
                 audio_from=clip.path if reader.info.has_audio else None,
                 metadata=statement,
             )
@@ -579,7 +584,7 @@ class _Run:
         with (
             self._open(clip) as target,
             open_clip(folder / video_name) as video,
-            open_clip(folder / f"{clip.name}.mask.mkv") as masks,
+            open_clip(self._mask(clip)) as masks,
         ):
             scores[clip.name] = scoring.score_clip(
                 scoring.Triple(self._frames("score", clip, target), video, masks),
