@@ -83,6 +83,8 @@ class ClipWriter:
                 self._container.start_encoding()
         except ValueError as exc:
             self.abort()
+            if isinstance(exc, MediaError):  # it says already what is wrong
+                raise
             raise MediaError(f"{path}: cannot be written: {exc}") from exc
         except BaseException:
             self.abort()
