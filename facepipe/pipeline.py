@@ -25,7 +25,15 @@ from facepipe import __version__, weights
 from facepipe.backends.embedders import Embedder, load_embedder
 from facepipe.composite import Compositor
 from facepipe.config import Config, build, load, to_toml
-from facepipe.errors import ContainerError, FacepipeError, MediaError, NoFaceError, RunFolderError, UsageError
+from facepipe.errors import (
+    ContainerError,
+    DegenerateLandmarksError,
+    FacepipeError,
+    MediaError,
+    NoFaceError,
+    RunFolderError,
+    UsageError,
+)
 from facepipe.finder import Models, load_models
 from facepipe.methods.bank import SourceBank
 from facepipe.people import mean_embedding, person_rows
@@ -305,6 +313,8 @@ class _Run:
         try:
             key, frames = work(side, clip)
             self._keys[stage, side, clip.name] = key
+        except DegenerateLandmarksError as exc:
+            reason = f"{clip.path}: {exc}"
         except FacepipeError as exc:
             if exc.exit_code == 2 or not isinstance(exc, MediaError | NoFaceError | RunFolderError):
                 raise

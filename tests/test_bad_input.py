@@ -19,9 +19,9 @@ import pytest
 import facepipe
 from facepipe import pipeline, weights
 from facepipe.cli import main
-from facepipe.errors import UsageError
+from facepipe.errors import DegenerateLandmarksError, UsageError
 from facepipe.video import open_clip, write_image
-from facepipe.workspace import FORMAT
+from facepipe.workspace import FORMAT, CropWriter
 
 SETTINGS = ("detect.embedder=none", "align.size=64", 'score.nets=["sface"]', "score.reconstruct_frames=0")
 QUICK = tuple(word for setting in SETTINGS for word in ("--set", setting))
@@ -389,6 +389,51 @@ def test_a_defect_of_a_library_is_one_line_and_a_log(
     (log,) = (out / "errors").iterdir()
     assert "Traceback" in log.read_text()
     assert (out / "source" / "man" / "detect.json").exists()
+
+
+def test_landmarks_that_fit_nothing_stop_one_clip(
+    capsys: pytest.CaptureFixture[str], man: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = vars(pipeline)["detect_faces"]
+
+    def fail(frames: Any, *args: Any) -> Any:
+        if args[-1] == (360, 640):
+            raise DegenerateLandmarksError("all points coincide")
+        return real(frames, *args)
+
+    monkeypatch.setattr(pipeline, "detect_faces", fail)
+    out = tmp_path / "RUN"
+    told = call(capsys, "detect", "--source", man, "--target", folder / "good.mp4", "--out", out, "-q", *QUICK)
+    one_line(told, 1, folder / "good.mp4", "all points coincide")
+    assert (out / "source" / "man" / "detect.json").exists()
+
+
+def test_a_full_disk_stops_one_clip_and_leaves_nothing_half(
+    capsys: pytest.CaptureFixture[str], man: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the crops of the target are written there is no room left."""
+    out = tmp_path / "RUN"
+    given = ["run", "--source", man, "--target", folder / "good.mp4", "--out", out, "-q", *QUICK]
+    real = CropWriter.append
+
+    def full(self: CropWriter, crop: Any) -> None:
+        real(self, crop)
+        if self._count == 3:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CropWriter, "append", full)
+        one_line(call(capsys, *given), 1, folder / "good.mp4", "No space left")
+    assert not list(out.rglob("*.part"))
+    assert not (out / "target" / "good" / "crops.npy").exists()
+    assert call(capsys, *given) == (0, [])
+
+
+def test_choosing_a_person_without_an_identity_net(
+    capsys: pytest.CaptureFixture[str], man: Path, tmp_path: Path
+) -> None:
+    given = ["swap", "--source", man, "--target", man, "--out", tmp_path / "RUN", "-q", *QUICK]
+    one_line(call(capsys, *given, "--source-person", man / "man.jpg"), 2, man / "man.jpg", "detect.embedder")
 
 
 def test_python_gets_the_same_errors(man: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import facepipe
 from facepipe import pipeline
 from facepipe.cli import main
 from facepipe.config import Config, load
+from facepipe.demo import contact_sheet
 from facepipe.errors import NoFaceError, RunFolderBusyError
 from facepipe.provenance import TAG, read_label
 from facepipe.types import VideoInfo
@@ -155,7 +156,7 @@ def test_the_video_keeps_time_sound_and_what_is_outside_the_mask(run_folder: Any
     assert times_of(swapped) == times_of(target)
     assert len(audio_of(target)) > 5
     assert audio_of(swapped) == audio_of(target)
-    masks = frames_of(run_folder.out / "swapped" / "woman.mask.mkv")
+    masks = frames_of(run_folder.out / "masks" / "woman.mkv")
     for before, after, mask in zip(frames_of(target), frames_of(swapped), masks, strict=True):
         inside, outside = mask[..., 0] > 200, mask[..., 0] == 0
         assert 0.01 < inside.mean() < 0.3
@@ -176,6 +177,20 @@ def test_the_video_says_what_it_is(run_folder: Any) -> None:
     manifest = json.loads((run_folder.out / "manifest.json").read_text())
     assert statement["target_sha256"] == manifest["inputs"]["target"]["woman"]["sha256"]
     assert statement["source_sha256"] == [manifest["inputs"]["source"]["man"]["sha256"]]
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(run_folder.out / "swapped")])
+    assert ended.value.code == 0
+
+
+def test_a_contact_sheet_has_the_target_beside_the_swap(run_folder: Any) -> None:
+    target, swapped = run_folder.clips.woman / "woman.mp4", run_folder.out / "swapped" / "woman.mp4"
+    sheet = contact_sheet(target, swapped, frames=3, columns=2, height=90)
+    assert sheet.shape == (180, 2 * (2 * 160) + 8, 3)
+    left, right = sheet[:90, :160].astype(float), sheet[:90, 160:320].astype(float)
+    difference = np.abs(left - right).mean(2)
+    assert difference.max() > 30
+    assert np.median(difference) < 2
+    assert (sheet[90:, 328:] == 255).all()  # three pairs in two columns
 
 
 def test_a_second_run_does_nothing(run_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +326,7 @@ def test_lossless_leaves_the_outside_identical(quick_run: Any, quick: Quick, tmp
     assert result.scores is not None
     assert result.scores["outside"]["psnr"] is None
     assert result.scores["outside"]["ssim"] == pytest.approx(1)
-    masks = frames_of(out / "swapped" / "woman.mask.mkv")
+    masks = frames_of(out / "masks" / "woman.mkv")
     pairs = zip(
         frames_of(quick_run.target / "woman.mp4"), frames_of(out / "swapped" / "woman.mp4"), masks, strict=True
     )
@@ -334,7 +349,7 @@ def test_images_as_target_and_a_still_as_source(
     result = facepipe.run(config)
     assert [(o.clip, o.status) for o in result.outcomes if o.stage == "swap"] == [("holiday", "done")]
     swapped = frames_of(tmp_path / "RUN" / "swapped" / "holiday.mp4")
-    masks = frames_of(tmp_path / "RUN" / "swapped" / "holiday.mask.mkv")
+    masks = frames_of(tmp_path / "RUN" / "masks" / "holiday.mkv")
     assert len(swapped) == 11
     for before, after, mask in zip(frames, swapped, masks, strict=True):
         np.testing.assert_array_equal(before[mask[..., 0] == 0], after[mask[..., 0] == 0])
@@ -357,7 +372,7 @@ def test_uneven_times_sound_and_frames_without_a_face_pass_through(
     assert result.scores is not None
     counts = result.scores["frames"]
     assert (counts["total"], counts["swapped"], counts["no_face"]) == (12, 6, 6)
-    (swapped,) = (p for p in (tmp_path / "RUN" / "swapped").glob("ends.m*") if ".mask" not in p.name)
+    (swapped,) = (tmp_path / "RUN" / "swapped").glob("ends.m*")
     assert times_of(swapped) == times
     assert audio_of(swapped) == audio_of(target)
     assert len(audio_of(target)) > 5
@@ -366,6 +381,20 @@ def test_uneven_times_sound_and_frames_without_a_face_pass_through(
     records = pq.read_table(tmp_path / "RUN" / "swapped" / "ends.parquet").to_pydict()
     assert records["swapped"] == [True] * 6 + [False] * 6
     assert records["source_frame"][6:] == [-1] * 6
+
+
+def test_sound_that_mp4_cannot_hold_makes_a_matroska_file(
+    short_clips: Any, quick: Quick, tmp_path: Path, make_video: Callable[..., Path]
+) -> None:
+    images = frames_of(short_clips.woman / "woman.mp4")[:4]
+    target = make_video(tmp_path / "old.mkv", images=images, audio=["wavpack"])
+    out = tmp_path / "RUN"
+    result = facepipe.run(settings_of(quick, out=out, source=short_clips.man, target=target))
+    assert result.failed == []
+    assert sorted(p.name for p in (out / "swapped").iterdir()) == ["old.json", "old.mkv", "old.parquet"]
+    assert audio_of(out / "swapped" / "old.mkv") == audio_of(target)
+    assert read_label(out / "swapped" / "old.mkv") is not None
+    assert not list(out.rglob("*.part"))
 
 
 @pytest.mark.slow
@@ -463,7 +492,7 @@ def test_pictures_choose_who_is_who(
         for kind, who in (("source_", source), ("", target)):
             rows = zip(used[f"{kind}frame"], used[f"{kind}face"], strict=True)
             assert {on_the_left[row] for row in rows} == {who == "man"}
-        masks = np.stack([mask[..., 0] for mask in frames_of(out / "swapped" / "pair.mask.mkv")])
+        masks = np.stack([mask[..., 0] for mask in frames_of(out / "masks" / "pair.mkv")])
         assert bool(masks[:, :, :640].any()) == (target == "man")
         assert bool(masks[:, :, 640:].any()) == (target == "woman")
     with pytest.raises(NoFaceError, match="this person is in none of the clips"):

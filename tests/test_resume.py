@@ -85,7 +85,7 @@ POINTS = [
     "source/man/.crops.npy.*.part",
     "source/man/crops.npy",
     "target/woman/align.json",
-    "swapped/woman.mask.mkv.part",
+    "masks/woman.mkv.part",
     "swapped/woman.json",
     "scores.parquet",
     "scores.json",
