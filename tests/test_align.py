@@ -23,6 +23,8 @@ from facepipe.stages.detect import detect_faces
 from facepipe.types import Faces, Flag
 from facepipe.video import open_clip
 
+pytestmark = pytest.mark.models
+
 TEMPLATES = ("ibug68", "arcface5", "ffhq")
 LIMITS = LimitsConfig()
 

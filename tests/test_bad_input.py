@@ -23,6 +23,8 @@ from facepipe.errors import DegenerateLandmarksError, UsageError
 from facepipe.video import open_clip, write_image
 from facepipe.workspace import FORMAT, CropWriter
 
+pytestmark = pytest.mark.models
+
 SETTINGS = ("detect.embedder=none", "align.size=64", 'score.nets=["sface"]', "score.reconstruct_frames=0")
 QUICK = tuple(word for setting in SETTINGS for word in ("--set", setting))
 

@@ -21,6 +21,8 @@ from facepipe.backends.detectors import DETECTORS, Detections, Detector, Mtcnn, 
 from facepipe.errors import UsageError, WeightsHashError, WeightsMissingError
 from facepipe.video import open_clip, read_image
 
+pytestmark = pytest.mark.models
+
 Picture = NDArray[np.uint8]
 
 

@@ -19,6 +19,8 @@ from facepipe.finder import Finder, Models, load_models
 from facepipe.types import Image
 from facepipe.video import Clip, open_clip
 
+pytestmark = pytest.mark.models
+
 ClipPath = Callable[[str], Path]
 
 

@@ -28,6 +28,8 @@ from facepipe.backends.landmarkers import (
 from facepipe.errors import UsageError, WeightsMissingError
 from facepipe.video import open_clip
 
+pytestmark = pytest.mark.models
+
 Picture = NDArray[np.uint8]
 
 # Mean distance of the mesh's points to dlib's, in distances between the outer corners of the eyes, measured .02-.04 on

@@ -31,6 +31,8 @@ from facepipe.types import VideoInfo
 from facepipe.video import open_clip, open_writer, write_image
 from facepipe.workspace import Workspace, read_crops, read_faces
 
+pytestmark = pytest.mark.models
+
 Contents = Callable[[Path], dict[str, str]]
 Quick = tuple[str, ...]
 
@@ -66,7 +68,6 @@ def statuses(result: pipeline.Result) -> dict[str, set[str]]:
 # ------------------------------------------------------------------------------------------------- the default run
 
 
-@pytest.mark.models
 def test_a_run_leaves_every_result(run_folder: Any) -> None:
     out = run_folder.out
     assert [(o.stage, o.side, o.clip, o.status) for o in run_folder.result.outcomes] == [

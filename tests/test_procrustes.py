@@ -25,6 +25,8 @@ from facepipe.stages.detect import detect_faces
 from facepipe.types import Faces, Flag
 from facepipe.video import open_clip
 
+pytestmark = pytest.mark.models
+
 
 @dataclass(frozen=True)
 class Person:

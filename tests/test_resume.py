@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.models
+
 Contents = Callable[[Path], dict[str, str]]
 Quick = tuple[str, ...]
 
