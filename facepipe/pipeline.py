@@ -284,7 +284,14 @@ class _Run:
 
     def up_to(self, stage: Stage) -> Result:
         with atomic_path(self.workspace.root / "config.toml") as part:
-            part.write_text(to_toml(self.config), encoding="utf-8")
+            part.write_text(to_toml(_with_whole_paths(self.config)), encoding="utf-8")
+        try:
+            self._work(stage)
+        finally:
+            self._write_manifest()
+        return self.result
+
+    def _work(self, stage: Stage) -> None:
         sides: tuple[Side, Side] = ("source", "target")
         for side in sides:
             for clip in self.clips[side]:
@@ -299,8 +306,6 @@ class _Run:
                 self._guard("swap", "target", clip, lambda _, clip: self._swap(clip, bank))
             if stage == "score":
                 self._score_all(bank)
-        self._write_manifest()
-        return self.result
 
     def _alive(self, stage: Stage, side: Side) -> list[Clip]:
         """The clips that came through a stage."""
@@ -671,6 +676,16 @@ class _Run:
             "ledger": {side: entry.model_dump() for side, entry in self.config.ledger.items()},
         }
         write_json(self.workspace.manifest_path, manifest)
+
+
+def _with_whole_paths(config: Config) -> Config:
+    """The configuration as it can be read from any folder."""
+
+    def whole(section: Any, names: Iterable[str]) -> dict[str, Path]:
+        return {name: path.absolute() for name in names if (path := getattr(section, name)) is not None}
+
+    people = config.swap.model_copy(update=whole(config.swap, ("source_person", "target_person")))
+    return config.model_copy(update={**whole(config, ("source", "target")), "swap": people})
 
 
 def read_swapped(path: Path) -> NDArray[np.bool_]:
