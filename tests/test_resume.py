@@ -137,7 +137,11 @@ def test_ctrl_c_says_how_to_go_on(quick_run: Any, quick: Quick, tmp_path: Path, 
     out = tmp_path / "RUN"
     arguments = command(quick, quick_run, out)
     process = subprocess.Popen(
-        [sys.executable, "-m", "facepipe.cli", *arguments, "-q"], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "facepipe.cli", *arguments, "-q"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run started in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
     while not any(out.glob("swapped/*.mp4.part")):
         assert process.poll() is None
