@@ -42,7 +42,7 @@ from facepipe.stages import score as scoring
 from facepipe.stages.align import align_faces
 from facepipe.stages.detect import detect_faces
 from facepipe.stages.swap import Plan, plan_swap, write_swap
-from facepipe.types import Faces, Image
+from facepipe.types import Faces, Image, evenly_spaced
 from facepipe.video import Clip, ClipReader, Frame, Limits, find_clips, open_clip, read_image
 from facepipe.workspace import (
     CropWriter,
@@ -305,7 +305,7 @@ class _Run:
             for clip in self._alive("align", "target"):
                 self._guard("swap", "target", clip, lambda _, clip: self._swap(clip, bank))
             if stage == "score":
-                self._score_all(bank)
+                self._score_all()
 
     def _alive(self, stage: Stage, side: Side) -> list[Clip]:
         """The clips that came through a stage."""
@@ -367,20 +367,16 @@ class _Run:
                 limits=self.config.limits.model_dump(exclude={"min_sharpness"}),
                 weights=self._weights("detect"),
             )
-            marker, frames = folder / "detect.json", 0
-            if not self.workspace.is_done(marker, key):
-                for stale in (marker, folder / "align.json"):
-                    stale.unlink(missing_ok=True)
-                facts = self._find_faces(clip, reader, folder)
-                self.workspace.mark_done(marker, key, ["faces.parquet"], **facts)
-                frames = facts["frames"]
+            marker = folder / "detect.json"
+            fresh = self.workspace.once(marker, key, ["faces.parquet"], lambda: self._find_faces(clip, reader, folder))
         state = read_json(marker)
         self.result.warnings += state["warnings"]
         if not state["faces"]:
             raise NoFaceError(f"{clip.path}: no face found in {state['frames']} frames")
-        return key, frames
+        return key, state["frames"] if fresh else 0
 
     def _find_faces(self, clip: Clip, reader: ClipReader, folder: Path) -> dict[str, Any]:
+        (folder / "align.json").unlink(missing_ok=True)  # the crops of other faces
         count = 0
 
         def counted() -> Iterator[Frame]:
@@ -413,10 +409,12 @@ class _Run:
             settings=self.config.align.model_dump(),
             sharpness=self.config.limits.min_sharpness,
         )
-        marker, table = folder / "align.json", folder / "faces.parquet"
-        if self.workspace.is_done(marker, key):
-            return key, 0
-        marker.unlink(missing_ok=True)
+        files = ["faces.parquet", "crops.npy"]
+        fresh = self.workspace.once(folder / "align.json", key, files, lambda: self._cut_crops(clip, folder))
+        return key, read_json(folder / "detect.json")["frames"] if fresh else 0
+
+    def _cut_crops(self, clip: Clip, folder: Path) -> dict[str, Any]:
+        table = folder / "faces.parquet"
         faces = read_faces(table)
         with (
             self._open(clip) as reader,
@@ -426,8 +424,7 @@ class _Run:
             frames = self._frames("align", clip, reader)
             faces = align_faces(frames, faces, self.config.align, self.config.limits, crops.append)
         write_faces(table, faces)
-        self.workspace.mark_done(marker, key, ["faces.parquet", "crops.npy"], flagged=int((~faces.trusted).sum()))
-        return key, int(read_json(folder / "detect.json")["frames"])
+        return {"flagged": int((~faces.trusted).sum())}
 
     def _faces(self, side: Side, clip: Clip) -> Faces:
         return read_faces(self.workspace.clip_folder(side, clip.name) / "faces.parquet")
@@ -483,12 +480,11 @@ class _Run:
             pictures=[self.workspace.file_hash(picture) if picture else None for picture in pictures],
         )
 
-    def _plan(self, clip: Clip, bank: SourceBank) -> tuple[Plan, Faces]:
-        """The plan for a clip, and all faces of the target person in it."""
+    def _target(self, clip: Clip) -> tuple[Faces, NDArray[np.bool_]]:
+        """All faces of a clip, and which of them are the target person's."""
         faces = self._faces("target", clip)
         (rows,) = self._person([faces], self.config.swap.target_person)
-        plan = plan_swap(bank, faces, rows, self.config.swap)
-        return plan, faces[rows]
+        return faces, rows
 
     def _swap(self, clip: Clip, bank: SourceBank) -> tuple[str, int]:
         key = self._swap_key(clip)
@@ -497,11 +493,12 @@ class _Run:
         if self.workspace.is_done(marker, key):
             return key, 0
         marker.unlink(missing_ok=True)
-        plan, person = self._plan(clip, bank)
+        faces, rows = self._target(clip)
+        plan = plan_swap(bank, faces, rows, self.config.swap)
         if not len(plan.faces):
             raise NoFaceError(
-                f"{clip.path}: none of the {len(person)} faces of the target person can be swapped, all are flagged "
-                f"{' or '.join(self.config.swap.skip)}; --set 'swap.skip=[]' swaps them all the same"
+                f"{clip.path}: none of the {int(rows.sum())} faces of the target person can be swapped, all are "
+                f"flagged {' or '.join(self.config.swap.skip)}; --set 'swap.skip=[]' swaps them all the same"
             )
         statement = label(
             method=self.config.swap.method,
@@ -543,7 +540,7 @@ class _Run:
 
     # Stage score
 
-    def _score_all(self, bank: SourceBank) -> None:
+    def _score_all(self) -> None:
         root = self.workspace.root
         marker = root / "score.json"
         clips = self._alive("swap", "target")
@@ -561,7 +558,7 @@ class _Run:
             scores: dict[str, scoring.ClipScores] = {}
             sources = self._person_embeddings("source")
             for clip in clips:
-                self._guard("score", "target", clip, lambda _, c: (key, self._score(c, bank, sources, scores)))
+                self._guard("score", "target", clip, lambda _, c: (key, self._score(c, sources, scores)))
             self._write_scores(scores)
             if len(scores) == len(clips):
                 self.workspace.mark_done(marker, key, ["scores.json", "scores.parquet"])
@@ -585,17 +582,16 @@ class _Run:
     def _score(
         self,
         clip: Clip,
-        bank: SourceBank,
         sources: Mapping[str, NDArray[np.float32]],
         scores: dict[str, scoring.ClipScores],
     ) -> int:
         folder = self.workspace.swapped
-        person = self._plan(clip, bank)[1]
+        faces, rows = self._target(clip)
         targets = self._person_embeddings("target", clip)
         judges = [scoring.Judge(net, sources[net.name], targets[net.name]) for net in self.judges]
         swapped = read_swapped(folder / f"{clip.name}.parquet")
         video_name = read_json(folder / f"{clip.name}.json")["files"][0]
-        rebuild, chosen = self._rebuilder(clip, person)
+        rebuild, chosen = self._rebuilder(clip, faces, rows)
         with (
             self._open(clip) as target,
             open_clip(folder / video_name) as video,
@@ -603,7 +599,7 @@ class _Run:
         ):
             scores[clip.name] = scoring.score_clip(
                 scoring.Triple(self._frames("score", clip, target), video, masks),
-                person,
+                faces[rows],
                 swapped,
                 judges,
                 (self.models.detector, self.models.landmarker, self.config.detect.stride),
@@ -613,17 +609,15 @@ class _Run:
         return len(swapped)
 
     def _rebuilder(
-        self, clip: Clip, person: Faces
+        self, clip: Clip, faces: Faces, rows: NDArray[np.bool_]
     ) -> tuple[Callable[[Frame], tuple[Image, Image, NDArray[np.float32]] | None], frozenset[int]]:
         """The same-identity swap: a frame rebuilt from the same person's other frames, and the frames to do it on."""
         count, gap = self.config.score.reconstruct_frames, self.config.score.reconstruct_gap
-        if count == 0 or not person.trusted.any():
+        usable = faces[rows & faces.trusted]
+        if count == 0 or not len(usable):
             return (lambda _: None), frozenset()
-        faces = self._faces("target", clip)
-        rows = np.isin(faces.frame * 1000 + faces.face, person.frame * 1000 + person.face)
         bank = SourceBank.build([faces], [self._crops("target", clip)], [rows])
-        usable = np.flatnonzero(rows & faces.trusted)
-        chosen = faces[usable[np.unique(np.linspace(0, len(usable) - 1, min(count, len(usable))).round().astype(int))]]
+        chosen = usable[evenly_spaced(len(usable), count)]
         state = read_json(self.workspace.clip_folder("target", clip.name) / "detect.json")
         seconds = float(Fraction(state["time_base"]))
         apart = np.abs(chosen.pts[:, None] - bank.faces.pts[None]) * seconds

@@ -28,7 +28,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Faces", "Flag", "Image", "VideoInfo"]
+__all__ = ["Array", "Faces", "Flag", "Image", "VideoInfo", "evenly_spaced"]
 
 Array = NDArray[np.floating[Any]]
 """Any floating array; the shape stands in the docstring."""
@@ -199,3 +199,8 @@ class Faces:
     def trusted(self) -> NDArray[np.bool_]:
         """(N,) bool: faces without a flag."""
         return np.asarray(self.flags == 0)
+
+
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Rising indices below `count`: all of them when there are at most `most`, else that many, evenly spaced."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))

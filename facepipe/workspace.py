@@ -261,11 +261,6 @@ class Workspace:
         """``RUN/source/<clip>`` or ``RUN/target/<clip>``."""
         return self.root / side / name
 
-    def clips(self, side: Side) -> list[str]:
-        """Names of the clips whose faces are in the run folder."""
-        folder = self.root / side
-        return sorted(path.parent.name for path in folder.glob("*/faces.parquet")) if folder.is_dir() else []
-
     @property
     def swapped(self) -> Path:
         """Folder of the swapped videos."""

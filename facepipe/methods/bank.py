@@ -15,7 +15,7 @@ from facepipe import geometry
 from facepipe.backends.landmarkers import MESH_TO_IBUG68
 from facepipe.errors import NoFaceError
 from facepipe.image import delaunay, piecewise_warp
-from facepipe.types import Faces, Image
+from facepipe.types import Faces, Image, evenly_spaced
 
 __all__ = ["SourceBank", "expression", "frontal_shapes", "mean_face"]
 
@@ -131,9 +131,7 @@ class SourceBank:
             raise NoFaceError(
                 f"no usable source face: {seen} found, all flagged (profile, blurred, cut off, misfit, small)"
             )
-        index = [
-            index[i] for i in np.unique(np.linspace(0, len(index) - 1, min(_MOST, len(index))).round().astype(int))
-        ]
+        index = [index[i] for i in evenly_spaced(len(index), _MOST)]
         faces = Faces.concatenate([tables[c][[i for k, i in index if k == c]] for c in sorted({c for c, _ in index})])
         return cls(
             faces=faces,

@@ -24,7 +24,7 @@ from facepipe.backends.embedders import Embedder
 from facepipe.backends.landmarkers import Landmarker
 from facepipe.finder import Finder, Found
 from facepipe.people import mean_embedding
-from facepipe.types import Faces, Image
+from facepipe.types import Faces, Image, evenly_spaced
 from facepipe.video import Frame
 
 __all__ = ["ClipScores", "Judge", "Triple", "embed_rows", "reference_people", "score_clip", "summarize"]
@@ -78,7 +78,7 @@ def embed_rows(frames: Iterable[Frame], faces: Faces, embedder: Embedder) -> NDA
     faces : Faces
         The person's faces, best without flags.
     """
-    chosen = faces[np.unique(np.linspace(0, len(faces) - 1, min(_SAMPLES, len(faces))).round().astype(int))]
+    chosen = faces[evenly_spaced(len(faces), _SAMPLES)]
     row_of = {int(frame): row for row, frame in enumerate(chosen.frame)}
     last, crops = max(row_of, default=-1), []
     for frame in frames:
