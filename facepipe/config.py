@@ -17,12 +17,16 @@ from facepipe.errors import ConfigError
 
 __all__ = [
     "AlignConfig",
+    "AugmentConfig",
     "Config",
     "DetectConfig",
     "LedgerEntry",
     "LimitsConfig",
+    "LossWeights",
+    "ScheduleConfig",
     "ScoreConfig",
     "SwapConfig",
+    "TrainConfig",
     "build",
     "load",
     "to_toml",
@@ -117,6 +121,128 @@ class SwapConfig(_Section):
     """Effort of x264: slower makes smaller files of the same quality."""
 
 
+class LossWeights(_Section):
+    """What the generator minimises: the weight of each term; 0 leaves a term out, and its cost too."""
+
+    l1: Annotated[float, Field(ge=0)] = 1.0
+    """Mean absolute error of the rebuilt face."""
+    l2: Annotated[float, Field(ge=0)] = 5.0
+    """Mean squared error of the rebuilt face: large errors first."""
+    dssim: Annotated[float, Field(ge=0)] = 0.3
+    """Structural dissimilarity of the rebuilt face."""
+    tv: Annotated[float, Field(ge=0)] = 0.0
+    """Total variation of the swapped face, a pixel: less noise, and less detail."""
+    mask: Annotated[float, Field(ge=0)] = 0.05
+    """Cross entropy of the predicted mask, of rebuilt faces and of swapped ones."""
+    gan: Annotated[float, Field(ge=0)] = 0.0
+    """The adversarial loss of rebuilt and swapped faces."""
+    identity: Annotated[float, Field(ge=0)] = 0.1
+    """One minus the cosine of the swapped face to the source's mean embedding (irv1), plus half of the leak."""
+    twin: Annotated[float, Field(ge=0)] = 0.3
+    """Mean absolute error of a swapped face to its twin: what the method procrustes makes of the same face."""
+    background: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Weight of pixels outside of the face in the rebuilt picture, against 1 inside."""
+
+
+class ScheduleConfig(_Section):
+    """When things happen, as shares of the whole training, from 0 to 1."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps over which the learning rate rises."""
+    hold: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """The learning rate is constant until here, and falls as a half cosine after it."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the learning rate that is left at the end."""
+    augment_until: Annotated[float, Field(ge=0, le=1)] = 0.4
+    """Jitter, warp and colours are at their strongest until here ..."""
+    augment_off: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """... and fade to none until here: the end of the training sees the faces as they are."""
+    identity_from: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """The identity loss begins here."""
+    gan_from: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The discriminators begin here."""
+
+
+class AugmentConfig(_Section):
+    """How training faces are varied; standard deviations unless said otherwise."""
+
+    clean: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the faces that are left as they are."""
+    rotation: Annotated[float, Field(ge=0)] = 2.0
+    """Degrees."""
+    scale: Annotated[float, Field(ge=0)] = 0.02
+    """Share of the size."""
+    shift: Annotated[float, Field(ge=0)] = 0.01
+    """Share of the side."""
+    warp: Annotated[float, Field(ge=0)] = 0.01
+    """Random warp of the input, its target left un-warped; share of the side."""
+    warp_to_other: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the inputs that are warped to landmarks of the other person (of near pose)."""
+    color: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of the faces that get the colours of one of the other person's."""
+    gain: Annotated[float, Field(ge=0)] = 0.03
+    """Contrast."""
+    bias: Annotated[float, Field(ge=0)] = 0.02
+    """Brightness of each channel, in a range of 2."""
+    flip: bool = False
+    """Mirror half of the faces: for people whose two sides look alike."""
+
+
+class TrainConfig(_Section):
+    """The trained swap (method gan)."""
+
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    """Share of each clip's faces, its end in one piece, that is never trained on: results are measured there."""
+    model: Literal["auto", "cpu-64", "original-64", "df-128", "liae-256"] = "auto"
+    """Preset of the nets; auto is cpu-64 on a CPU and df-128 on a GPU."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the preset to change, e.g. ``--set train.architecture.down=max``; see `facepipe.networks`."""
+    steps: Annotated[int, Field(ge=1)] = 100_000
+    """Steps of the whole training."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Time for the training; the schedule follows the clock, and it ends at whichever comes first, this or `steps`.
+    Only a training without it can be repeated bit for bit."""
+    batch: Annotated[int, Field(ge=1)] = 8
+    """Faces of each person a step, over all devices."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Of AdamW; the discriminators have the same."""
+    linear_rate: Annotated[float, Field(ge=0)] = 0.01
+    """Share of the learning rate for the linear part (mean faces and components), which starts where it should be."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of AdamW's first and second moments; the discriminators' first is 0.5."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Decoupled, as in AdamW."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of a gradient."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    """Decay of the averaged weights that are validated and used for the swap."""
+    swap_every: Annotated[int, Field(ge=1)] = 4
+    """Every n-th step also swaps a few faces, for the losses of the swap (identity, mask, adversarial, tv)."""
+    swap_batch: Annotated[int, Field(ge=1)] = 4
+    """Faces of each person that are swapped there, over all devices."""
+    gan_kind: Literal["bce", "minimax", "lsgan", "wgan", "wgan-gp", "hinge", "relativistic"] = "hinge"
+    """The adversarial loss."""
+    discriminator: Literal["patch", "multi-scale", "unet"] = "patch"
+    """What judges the faces; there is one for each person."""
+    discriminator_width: Annotated[int, Field(ge=8)] = 32
+    """Its channels in the first level."""
+    spectral: bool = True
+    """Spectral normalisation of the discriminators."""
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    """Mixed precision; auto is bf16 on a GPU that has it, fp16 on others, and none on a CPU."""
+    compile: bool = False
+    """`torch.compile` of the nets: faster on a GPU, after a minute or so."""
+    validate_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between validations on the held-out frames; each writes a checkpoint and a preview."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """Checkpoints that are kept besides the best."""
+    patience: Annotated[int, Field(ge=0)] = 20
+    """Validations without a better result after which training ends; 0 never ends it."""
+    loss: LossWeights = LossWeights()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augment: AugmentConfig = AugmentConfig()
+
+
 class ScoreConfig(_Section):
     """What is measured."""
 
@@ -157,6 +283,7 @@ class Config(_Section):
     limits: LimitsConfig = LimitsConfig()
     detect: DetectConfig = DetectConfig()
     align: AlignConfig = AlignConfig()
+    train: TrainConfig = TrainConfig()
     swap: SwapConfig = SwapConfig()
     score: ScoreConfig = ScoreConfig()
     ledger: dict[Literal["source", "target"], LedgerEntry] = Field(default_factory=dict)

@@ -13,6 +13,8 @@
     ├── WeightsError               weights are missing or cannot be loaded
     │   ├── WeightsMissingError    not on this machine, and how to get them      (also FileNotFoundError)
     │   └── WeightsHashError       the file is not the one the catalogue names
+    ├── TrainingError              a training cannot start, go on, or be trusted
+    │   └── CheckpointError        a checkpoint is damaged, or belongs to another net  (also ValueError)
     ├── RunFolderError             the run folder is of another version, or not one
     │   └── RunFolderBusyError     another process works in it
     └── ClipsFailedError           the work is done but for some clips           exit code 1
@@ -24,6 +26,7 @@ caught as that. A message is one line: the file, the reason, the way out.
 from __future__ import annotations
 
 __all__ = [
+    "CheckpointError",
     "ClipsFailedError",
     "ConfigError",
     "ContainerError",
@@ -34,6 +37,7 @@ __all__ = [
     "NoFaceError",
     "RunFolderBusyError",
     "RunFolderError",
+    "TrainingError",
     "UsageError",
     "WeightsError",
     "WeightsHashError",
@@ -87,6 +91,14 @@ class WeightsMissingError(WeightsError, FileNotFoundError):
 
 class WeightsHashError(WeightsError):
     """A weights file does not have the sha256 that the catalogue names."""
+
+
+class TrainingError(FacepipeError):
+    """A training cannot start, cannot go on, or has diverged for good."""
+
+
+class CheckpointError(TrainingError, ValueError):
+    """A checkpoint is damaged, is no safetensors file, or belongs to another net."""
 
 
 class RunFolderError(FacepipeError):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -36,17 +37,18 @@ from facepipe.errors import (
 )
 from facepipe.finder import Models, load_models
 from facepipe.methods.bank import SourceBank
+from facepipe.methods.plan import Plan
+from facepipe.methods.procrustes import plan_procrustes
 from facepipe.people import mean_embedding, person_rows
 from facepipe.provenance import label
 from facepipe.stages import score as scoring
 from facepipe.stages.align import align_faces
 from facepipe.stages.detect import detect_faces
-from facepipe.stages.swap import Plan, plan_swap, write_swap
-from facepipe.types import Faces, Image, evenly_spaced
+from facepipe.stages.swap import SwappedFrame, swap_frames, write_swap
+from facepipe.types import Faces, Image, Side, evenly_spaced
 from facepipe.video import Clip, ClipReader, Frame, Limits, find_clips, open_clip, read_image
 from facepipe.workspace import (
     CropWriter,
-    Side,
     Workspace,
     atomic_path,
     digest,
@@ -73,6 +75,7 @@ __all__ = [
     "swap",
 ]
 
+Numbered = TypeVar("Numbered", Frame, SwappedFrame)
 Stage = Literal["detect", "align", "swap", "score"]
 Progress = Callable[[str, str, int, int | None], None]
 """Called as ``progress(stage, clip, frames_done, frames_promised)``; the last may be None, and may be wrong."""
@@ -301,9 +304,9 @@ class _Run:
                 for clip in self._alive("detect", side):
                     self._guard("align", side, clip, self._align)
         if stage in ("swap", "score"):
-            bank = self._bank()
+            _ = self.bank  # without a usable source face the call ends here, not clip by clip
             for clip in self._alive("align", "target"):
-                self._guard("swap", "target", clip, lambda _, clip: self._swap(clip, bank))
+                self._guard("swap", "target", clip, lambda _, clip: self._swap(clip))
             if stage == "score":
                 self._score_all()
 
@@ -345,11 +348,15 @@ class _Run:
         return open_clip(clip, limits=Limits(max_pixels=limits.max_pixels, max_frames=limits.max_frames))
 
     def _frames(self, stage: Stage, clip: Clip, reader: ClipReader) -> Iterator[Frame]:
-        """The frames of a clip; `progress` hears of each, and of the end by a promise that is kept."""
+        """The frames of a clip; `progress` hears of each."""
+        return self._told(stage, clip, reader, reader)
+
+    def _told(self, stage: Stage, clip: Clip, reader: ClipReader, frames: Iterable[Numbered]) -> Iterator[Numbered]:
+        """What was made of a clip's frames; `progress` hears of each, and of the end by a promise that is kept."""
         promised = reader.info.frames_promised or None
         done = 0
         self.progress(stage, clip.name, 0, promised)
-        for frame in reader:
+        for frame in frames:
             yield frame
             done = frame.index + 1
             self.progress(stage, clip.name, done, None if promised == done else promised)
@@ -434,7 +441,8 @@ class _Run:
 
     # Stage swap
 
-    def _bank(self) -> SourceBank:
+    @cached_property
+    def bank(self) -> SourceBank:
         clips = self._alive("align", "source")
         if not clips:
             raise NoFaceError(f"{self.config.source}: no source clip has a face; " + self._first_reason())
@@ -486,7 +494,20 @@ class _Run:
         (rows,) = self._person([faces], self.config.swap.target_person)
         return faces, rows
 
-    def _swap(self, clip: Clip, bank: SourceBank) -> tuple[str, int]:
+    def _plan(self, clip: Clip, faces: Faces, rows: NDArray[np.bool_]) -> Plan:
+        """How the chosen method swaps a clip, of whose faces `rows` are the target person's."""
+        plan: Plan
+        match self.config.swap.method:
+            case "procrustes":
+                plan = plan_procrustes(self.bank, faces, rows, self.config.swap)
+        if not len(plan.faces):
+            raise NoFaceError(
+                f"{clip.path}: none of the {int(rows.sum())} faces of the target person can be swapped, all are "
+                f"flagged {' or '.join(self.config.swap.skip)}; --set 'swap.skip=[]' swaps them all the same"
+            )
+        return plan
+
+    def _swap(self, clip: Clip) -> tuple[str, int]:
         key = self._swap_key(clip)
         folder = self.workspace.swapped
         marker = folder / f"{clip.name}.json"
@@ -494,12 +515,7 @@ class _Run:
             return key, 0
         marker.unlink(missing_ok=True)
         faces, rows = self._target(clip)
-        plan = plan_swap(bank, faces, rows, self.config.swap)
-        if not len(plan.faces):
-            raise NoFaceError(
-                f"{clip.path}: none of the {int(rows.sum())} faces of the target person can be swapped, all are "
-                f"flagged {' or '.join(self.config.swap.skip)}; --set 'swap.skip=[]' swaps them all the same"
-            )
+        plan = self._plan(clip, faces, rows)
         statement = label(
             method=self.config.swap.method,
             target_sha256=self.workspace.file_hash(clip.path),
@@ -525,10 +541,9 @@ class _Run:
     def _write_swap(
         self, clip: Clip, plan: Plan, video: Path, statement: dict[str, str]
     ) -> tuple[Path, dict[str, NDArray[Any]]]:
-        with self._open(clip) as reader:
+        with self._open(clip) as reader, closing(swap_frames(reader, plan, self.config.swap)) as swapped:
             columns = write_swap(
-                self._frames("swap", clip, reader),
-                plan,
+                self._told("swap", clip, reader, swapped),
                 self.config.swap,
                 like=reader.info,
                 video=video,
@@ -612,29 +627,35 @@ class _Run:
         self, clip: Clip, faces: Faces, rows: NDArray[np.bool_]
     ) -> tuple[Callable[[Frame], tuple[Image, Image, NDArray[np.float32]] | None], frozenset[int]]:
         """The same-identity swap: a frame rebuilt from the same person's other frames, and the frames to do it on."""
-        count, gap = self.config.score.reconstruct_frames, self.config.score.reconstruct_gap
+        count = self.config.score.reconstruct_frames
         usable = faces[rows & faces.trusted]
         if count == 0 or not len(usable):
             return (lambda _: None), frozenset()
-        bank = SourceBank.build([faces], [self._crops("target", clip)], [rows])
         chosen = usable[evenly_spaced(len(usable), count)]
-        state = read_json(self.workspace.clip_folder("target", clip.name) / "detect.json")
-        seconds = float(Fraction(state["time_base"]))
-        apart = np.abs(chosen.pts[:, None] - bank.faces.pts[None]) * seconds
-        config = self.config.swap.model_copy(update={"steadiness": 0.0, "crossfade": 0, "skip": ()})
-        plan = plan_swap(bank, chosen, np.ones(len(chosen), bool), config, forbidden=apart <= gap)
-        row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame) if plan.chosen[row] >= 0}
+        plan = self._same_identity_plan(clip, faces, rows, chosen)
+        row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame)}
 
         def rebuild(frame: Frame) -> tuple[Image, Image, NDArray[np.float32]] | None:
-            row = row_of[frame.index]
-            patch = plan.swapper(plan.faces[row], plan.shares[row], frame.image.shape[:2])
+            (patch,) = plan.patches([row_of[frame.index]], [frame.image])
             if patch is None:
                 return None
-            image, region = Compositor(config)(frame.image, patch)
+            image, region = Compositor(self.config.swap)(frame.image, patch)
             place = (region.rows, region.columns)
             return frame.image[place], image[place], region.mask
 
         return rebuild, frozenset(row_of)
+
+    def _same_identity_plan(self, clip: Clip, faces: Faces, rows: NDArray[np.bool_], chosen: Faces) -> Plan:
+        """How the method draws `chosen` faces of the target person from that person's other frames."""
+        config = self.config.swap.model_copy(update={"steadiness": 0.0, "crossfade": 0, "skip": ()})
+        everyone = np.ones(len(chosen), bool)
+        match self.config.swap.method:
+            case "procrustes":
+                bank = SourceBank.build([faces], [self._crops("target", clip)], [rows])
+                state = read_json(self.workspace.clip_folder("target", clip.name) / "detect.json")
+                apart = np.abs(chosen.pts[:, None] - bank.faces.pts[None]) * float(Fraction(state["time_base"]))
+                near = apart <= self.config.score.reconstruct_gap
+                return plan_procrustes(bank, chosen, everyone, config, forbidden=near)
 
     def _write_scores(self, scores: Mapping[str, scoring.ClipScores]) -> None:
         root = self.workspace.root

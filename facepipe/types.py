@@ -23,18 +23,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Faces", "Flag", "Image", "VideoInfo", "evenly_spaced"]
+__all__ = ["Array", "Faces", "Flag", "Image", "Side", "VideoInfo", "evenly_spaced"]
 
 Array = NDArray[np.floating[Any]]
 """Any floating array; the shape stands in the docstring."""
 
 Image = NDArray[np.uint8]
 """RGB, (H, W, 3), uint8 at stage borders; masks are (H, W) float32 in [0, 1]."""
+
+
+Side = Literal["source", "target"]
+"""Which of the two people: the one who gives the identity, or the one whose face is replaced."""
 
 
 class Flag(enum.IntFlag):

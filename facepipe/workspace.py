@@ -14,7 +14,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 import numpy as np
@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 
 from facepipe import __version__
 from facepipe.errors import RunFolderBusyError, RunFolderError, UsageError
-from facepipe.types import Faces, Flag, Image
+from facepipe.types import Faces, Flag, Image, Side
 
 __all__ = [
     "FORMAT",
     "CropWriter",
-    "Side",
     "Workspace",
     "atomic_path",
     "digest",
@@ -43,8 +42,6 @@ __all__ = [
 
 FORMAT = 1
 """Version of the run folder's layout; a folder of another one is refused."""
-
-Side = Literal["source", "target"]
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ ORDER = [
     "facepipe",
     "errors",
     "types",
+    "overlap",
     "geometry",
     "image",
     "metrics",

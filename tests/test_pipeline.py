@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from fractions import Fraction
@@ -291,15 +292,44 @@ def test_stages_one_after_the_other_are_a_run(
 
 
 def test_progress_hears_of_every_frame_of_every_stage(short_clips: Any, quick: Quick, tmp_path: Path) -> None:
+    """In the caller's own thread, whichever threads do the work."""
     told: list[tuple[str, str, int, int | None]] = []
+    heard_in: set[threading.Thread] = set()
+
+    def listen(*facts: Any) -> None:
+        told.append(facts)
+        heard_in.add(threading.current_thread())
+
     config = settings_of(quick, out=tmp_path / "RUN", source=short_clips.man, target=short_clips.woman)
-    facepipe.align(config, progress=lambda *facts: told.append(facts))
-    for stage in ("detect", "align"):
-        for clip in ("man", "woman"):
-            counts = [done for s, c, done, _ in told if (s, c) == (stage, clip)]
-            assert counts == sorted(counts)
-            assert set(counts) >= set(range(1, 17))
-            assert [facts for facts in told if facts[:2] == (stage, clip)][-1][2:] == (16, 16)
+    facepipe.swap(config, progress=listen)
+    assert heard_in == {threading.current_thread()}
+    for stage, clip in (*itertools.product(("detect", "align"), ("man", "woman")), ("swap", "woman")):
+        counts = [done for s, c, done, _ in told if (s, c) == (stage, clip)]
+        assert counts == sorted(counts)
+        assert set(counts) >= set(range(1, 17))
+        assert [facts for facts in told if facts[:2] == (stage, clip)][-1][2:] == (16, 16)
+
+
+def test_a_swap_that_is_interrupted_leaves_no_thread_and_no_half_of_a_file(
+    quick_run: Any, tmp_path: Path, contents: Contents
+) -> None:
+    out = tmp_path / "RUN"
+    shutil.copytree(quick_run.out, out)
+    (out / "swapped" / "woman.mp4").unlink()
+    stop = KeyboardInterrupt()
+
+    def listen(stage: str, _clip: str, done: int, _promised: int | None) -> None:
+        if (stage, done) == ("swap", 5):
+            raise stop
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        facepipe.swap(out=out, progress=listen)
+    assert caught.value is stop
+    assert not [thread for thread in threading.enumerate() if thread.name == "facepipe-ahead"]
+    assert not list(out.rglob("*.part"))
+    assert not (out / "swapped" / "woman.mp4").exists()
+    facepipe.swap(out=out)
+    assert contents(out) == contents(quick_run.out)
 
 
 def test_a_folder_in_use_is_refused(quick_run: Any) -> None:

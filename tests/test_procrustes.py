@@ -19,7 +19,8 @@ from facepipe.config import AlignConfig, DetectConfig, LimitsConfig, SwapConfig
 from facepipe.errors import NoFaceError
 from facepipe.finder import load_models
 from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
-from facepipe.methods.procrustes import Swapper, _steady_path, choose_sources, crossfade
+from facepipe.methods.plan import Record
+from facepipe.methods.procrustes import Swapper, _steady_path, choose_sources, crossfade, plan_procrustes
 from facepipe.stages.align import align_faces
 from facepipe.stages.detect import detect_faces
 from facepipe.types import Faces, Flag
@@ -233,6 +234,48 @@ def test_the_path_is_the_cheapest_of_all(frames: int, faces: int, steadiness: fl
     best = min(price(path) for path in itertools.product(range(faces), repeat=frames))
     found = _steady_path(cost, feature, steadiness)
     assert price(found.tolist()) == pytest.approx(best, abs=1e-6)
+
+
+# ---------------------------------------------------------------------------------------------------------- the plan
+
+
+def test_a_plan_has_the_faces_that_may_be_swapped_and_have_a_source(man: Person) -> None:
+    """Of 24 successive frames some are another person's, some are flagged, and for two every source is forbidden."""
+    flags, frames = np.zeros(24, np.int32), np.arange(24)
+    flags[[2, 9]] = Flag.PROFILE, Flag.BLURRED
+    faces = man.faces.with_columns(flags=flags, frame=frames)
+    rows = frames >= 2
+    forbidden = ~np.eye(24, dtype=bool)  # each may use itself alone
+    forbidden[[5, 20]] = True
+    bank = man.bank(clutter=False)
+    config = SwapConfig(skip=("profile",), steadiness=0.0, crossfade=1)
+    plan = plan_procrustes(bank, faces, rows, config, forbidden=forbidden)
+    assert plan.faces.frame.tolist() == [*range(3, 5), *range(6, 20), *range(21, 24)]
+    np.testing.assert_array_equal(plan.chosen, plan.faces.frame)
+    assert plan.shares[:3] == [{3: 0.5, 4: 0.5}, {3: 0.5, 4: 0.5}, {6: 0.5, 7: 0.5}]
+    assert len(plan.shares) == len(plan.faces)
+    everyone = plan_procrustes(bank, faces, rows, config.model_copy(update={"skip": ()}))
+    assert everyone.faces.frame.tolist() == list(range(2, 24))
+    assert len(plan_procrustes(bank, faces, np.zeros(24, bool), config).faces) == 0
+
+
+def test_a_plan_makes_the_swappers_patches_and_says_where_they_are_from(man: Person, woman: Person) -> None:
+    bank, target = man.bank(), woman.faces[woman.faces.trusted][-6:]
+    config = SwapConfig(crossfade=0)
+    plan = plan_procrustes(bank, target, np.ones(6, bool), config)
+    images = [woman.images[int(frame)] for frame in target.frame]
+    made = plan.patches([1, 4], [images[1], images[4]])
+    swapper = Swapper(bank, target, config)
+    for row, patch in zip([1, 4], made, strict=True):
+        expected = swapper(target[row], {int(plan.chosen[row]): 1.0}, images[row].shape[:2])
+        assert patch is not None
+        assert expected is not None
+        np.testing.assert_array_equal(patch.image, expected.image)
+        np.testing.assert_array_equal(patch.mask, expected.mask)
+        np.testing.assert_array_equal(patch.frame_to_patch, expected.frame_to_patch)
+        source = int(plan.chosen[row])
+        assert plan.record(row) == Record(int(target.face[row]), 0, int(man.faces.frame[source]), 0)
+    assert plan.patches([0], [images[0][:4, :4]]) == [None]
 
 
 # ---------------------------------------------------------------------------------------------------------- the warp

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +21,9 @@ from facepipe.backends.opencv import read_net
 from facepipe.errors import DegenerateLandmarksError, UsageError
 from facepipe.image import warp
 from facepipe.types import Array, Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["EMBEDDERS", "Embedder", "InceptionResnetV1", "SFace", "box_to_crop", "load_embedder"]
 
@@ -175,7 +178,7 @@ class InceptionResnetV1:
         self._torch = torch
         self._device = torch.device(device)
         net = _fused(_inception_resnet_v1(path))
-        self._net = net.to(self._device, memory_format=torch.channels_last)
+        self._net = net.to(self._device, memory_format=torch.channels_last).requires_grad_(False)
 
     def frame_to_crop(self, box: Array, landmarks: Array, frame_size: tuple[int, int]) -> NDArray[np.float64]:
         """See `Embedder`."""
@@ -200,6 +203,14 @@ class InceptionResnetV1:
             x = (pixels.permute(0, 3, 1, 2).float() - 127.5) / 128  # (N, 3, 160, 160), channels last as it came
             y = torch.nn.functional.normalize(self._net(x).float())
         return np.asarray(y.cpu().numpy(), np.float32)
+
+    def embed_tensor(self, crops: Tensor) -> Tensor:
+        """(N, 512) unit-length embeddings of (N, 3, 160, 160) crops in [-1, 1] on this net's device; differentiable.
+
+        For losses: gradients reach the crops, the net's own weights take none.
+        """
+        y = self._net(crops * (127.5 / 128))  # the net was trained on (pixel - 127.5) / 128
+        return self._torch.nn.functional.normalize(y.float())
 
 
 class SFace:

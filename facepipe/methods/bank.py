@@ -17,7 +17,7 @@ from facepipe.errors import NoFaceError
 from facepipe.image import delaunay, piecewise_warp
 from facepipe.types import Faces, Image, evenly_spaced
 
-__all__ = ["SourceBank", "expression", "frontal_shapes", "mean_face"]
+__all__ = ["ChosenCrops", "SourceBank", "expression", "frontal_shapes", "mean_face"]
 
 _MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
 _MOVE = 0.03  # movement of lips, lids and brows that counts as one, in distances between the eyes
@@ -66,7 +66,7 @@ def expression(frontal: Points) -> Points:
     return np.concatenate([2 * lips, lids, 0.5 * moved], axis=1) / _MOVE
 
 
-class _Chosen(Sequence[Image]):
+class ChosenCrops(Sequence[Image]):
     """Rows of the crops of several clips; those that lie in files are read each time they are asked for.
 
     A row of a memory map would stay in this process's memory once it was looked at, and `SourceBank.clutter` looks at
@@ -76,6 +76,10 @@ class _Chosen(Sequence[Image]):
     def __init__(self, crops: Sequence[NDArray[np.uint8]], index: Sequence[tuple[int, int]]) -> None:
         self._crops = crops
         self._index = index
+
+    def take(self, rows: NDArray[np.int64]) -> ChosenCrops:
+        """Some of the crops, in that order."""
+        return ChosenCrops(self._crops, [self._index[row] for row in rows.tolist()])
 
     def __len__(self) -> int:
         return len(self._index)
@@ -135,7 +139,7 @@ class SourceBank:
         faces = Faces.concatenate([tables[c][[i for k, i in index if k == c]] for c in sorted({c for c, _ in index})])
         return cls(
             faces=faces,
-            crops=_Chosen(crops, index),
+            crops=ChosenCrops(crops, index),
             clip=np.array([c for c, _ in index]),
             mean=np.median(frontal_shapes(faces), axis=0),
         )

@@ -8,7 +8,8 @@ moved a little towards the source's own proportions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -20,9 +21,10 @@ from facepipe.composite import Patch
 from facepipe.config import SwapConfig
 from facepipe.image import delaunay, hull_mask, piecewise_warp, warp
 from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
+from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.types import Faces, Image
 
-__all__ = ["Swapper", "choose_sources", "crossfade"]
+__all__ = ["ProcrustesPlan", "Swapper", "choose_sources", "crossfade", "plan_procrustes"]
 
 _CANDIDATES = 48  # nearest faces that the search over time may choose from, a frame
 _ANGLE = 8.0  # degrees of yaw or pitch that weigh as much as one unit of expression
@@ -210,6 +212,85 @@ class Swapper:
             crop = np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA))
         image, covered = piecewise_warp(crop, own, points, self._triangles, size, depth=depth)
         return image, mask * covered
+
+
+@dataclass(frozen=True)
+class ProcrustesPlan:
+    """Which source face goes onto which target face; see `facepipe.methods.plan.Plan`.
+
+    Attributes
+    ----------
+    bank : SourceBank
+        The source person.
+    faces : Faces
+        The target person's faces that are swapped, one a frame at most; those that have a source.
+    chosen : (N,) int64 array
+        Row of the bank for each of them.
+    shares : list of dict
+        The same with cross-fades: rows of the bank and their shares.
+    swapper : Swapper
+        Makes the patches.
+    """
+
+    bank: SourceBank
+    faces: Faces
+    chosen: NDArray[np.int64]
+    shares: list[dict[int, float]]
+    swapper: Swapper
+
+    @property
+    def batch(self) -> int:
+        """1: faces are warped one by one."""
+        return 1
+
+    def patches(self, rows: Sequence[int], frames: Sequence[Image]) -> list[Patch | None]:
+        """See `Plan`."""
+        return [
+            self.swapper(self.faces[row], self.shares[row], frame.shape[:2])
+            for row, frame in zip(rows, frames, strict=True)
+        ]
+
+    def record(self, row: int) -> Record:
+        """The chosen face, whatever fades into it."""
+        source = int(self.chosen[row])
+        frame, face = (int(column[source]) for column in (self.bank.faces.frame, self.bank.faces.face))
+        return Record(int(self.faces.face[row]), int(self.bank.clip[source]), frame, face)
+
+
+def plan_procrustes(
+    bank: SourceBank,
+    faces: Faces,
+    rows: NDArray[np.bool_],
+    config: SwapConfig,
+    *,
+    forbidden: NDArray[np.bool_] | None = None,
+) -> ProcrustesPlan:
+    """Choose the faces to swap and their sources.
+
+    Parameters
+    ----------
+    bank : SourceBank
+        The source person.
+    faces : Faces
+        All faces of the target clip.
+    rows : (N,) bool array
+        Those of the target person.
+    config : SwapConfig
+        Faces with a flag of ``skip`` are left out.
+    forbidden : (N, M) bool array, optional
+        Pairs of rows of `faces` and of the bank that may not be used; a face that may use none is left out.
+    """
+    wanted = rows_to_swap(faces, rows, config)
+    target = faces[wanted]
+    chosen = np.empty(0, np.int64)
+    if len(target):
+        barred = None if forbidden is None else forbidden[wanted]
+        chosen = choose_sources(bank, target, steadiness=config.steadiness, forbidden=barred)
+    # The person's proportions are measured on all unflagged faces, or on what there is.
+    reference = faces[rows & faces.trusted] if (rows & faces.trusted).any() else target
+    shares = [share for share in crossfade(chosen, target, config.crossfade) if share]
+    possible = chosen >= 0
+    return ProcrustesPlan(bank, target[possible], chosen[possible], shares, Swapper(bank, reference, config))
 
 
 def _smoothing(model: Points) -> Points:

@@ -1,94 +1,29 @@
-"""Stage *swap*: the source person's face in every frame of a target clip."""
+"""Stage *swap*: the source person's face in every frame of a target clip.
+
+Decoding, the method, the composite and the encoder work at the same time, each on frames of its own, in order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facepipe.composite import Compositor, Region
+from facepipe.composite import Compositor, Patch, Region
 from facepipe.config import SwapConfig
-from facepipe.methods.bank import SourceBank
-from facepipe.methods.procrustes import Swapper, choose_sources, crossfade
-from facepipe.types import Faces, Flag, Image, VideoInfo
+from facepipe.methods.plan import Plan, Record
+from facepipe.overlap import ahead
+from facepipe.types import Image, VideoInfo
 from facepipe.video import Frame, open_writer
 
-__all__ = ["Plan", "Record", "SwappedFrame", "full_mask", "plan_swap", "swap_frames", "write_swap"]
+__all__ = ["SwappedFrame", "full_mask", "swap_frames", "write_swap"]
 
-
-@dataclass(frozen=True)
-class Plan:
-    """Which source face goes onto which target face, decided before a frame is decoded.
-
-    Attributes
-    ----------
-    bank : SourceBank
-        The source person.
-    faces : Faces
-        The target person's faces that will be swapped, one a frame at most.
-    chosen : (N,) int64 array
-        Row of the bank for each of them; -1 for none.
-    shares : list of dict
-        The same with cross-fades: rows of the bank and their shares.
-    swapper : Swapper
-        Makes the patches.
-    """
-
-    bank: SourceBank
-    faces: Faces
-    chosen: NDArray[np.int64]
-    shares: list[dict[int, float]]
-    swapper: Swapper
-
-
-def plan_swap(
-    bank: SourceBank,
-    faces: Faces,
-    rows: NDArray[np.bool_],
-    config: SwapConfig,
-    *,
-    forbidden: NDArray[np.bool_] | None = None,
-) -> Plan:
-    """Choose the faces to swap and their sources.
-
-    Parameters
-    ----------
-    bank : SourceBank
-        The source person.
-    faces : Faces
-        All faces of the target clip.
-    rows : (N,) bool array
-        Those of the target person.
-    config : SwapConfig
-        Faces with a flag of ``skip`` are left out.
-    forbidden : (N, M) bool array, optional
-        Pairs of rows of `faces` and of the bank that may not be used.
-    """
-    barring = sum(Flag[name.upper()] for name in config.skip)
-    wanted = rows & ((faces.flags & barring) == 0)
-    target = faces[wanted]
-    chosen = np.empty(0, np.int64)
-    if len(target):
-        barred = None if forbidden is None else forbidden[wanted]
-        chosen = choose_sources(bank, target, steadiness=config.steadiness, forbidden=barred)
-    # The person's proportions are measured on all unflagged faces, or on what there is.
-    reference = faces[rows & faces.trusted] if (rows & faces.trusted).any() else target
-    shares = crossfade(chosen, target, config.crossfade)
-    return Plan(bank, target, chosen, shares, Swapper(bank, reference, config))
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What was done to a face, for the table beside the video."""
-
-    face: int
-    source_clip: int
-    source_frame: int
-    source_face: int
+_AHEAD = 2  # frames that wait between two stages
+_HELD = 4  # batches' worth of frames that wait for a batch to fill up
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,34 +33,84 @@ class SwappedFrame:
     index: int
     pts: int
     image: Image
-    region: Region | None
-    record: Record | None
+    region: Region | None = None
+    record: Record | None = None
 
 
-def swap_frames(frames: Iterable[Frame], plan: Plan, config: SwapConfig) -> Iterator[SwappedFrame]:
-    """Yield every frame in order, swapped where the plan says so; the others are passed on untouched."""
-    compositor = Compositor(config)
-    row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame)}
-    last = (-1, -1)
+@dataclass(frozen=True, slots=True)
+class _Patched:
+    """A frame, the plan's row that it shows (None for none), and that face's patch."""
+
+    frame: SwappedFrame
+    row: int | None
+    patch: Patch | None = None
+
+
+def swap_frames(frames: Iterable[Frame], plan: Plan, config: SwapConfig) -> Generator[SwappedFrame, None, None]:
+    """Yield every frame in order, swapped where the plan says so; the others are passed on untouched.
+
+    Three threads work ahead of the caller: one decodes, one makes patches, one composites. Only a few frames (up to
+    six batches of the plan's) are between them at a time, however long the clip is. Any exception of theirs is raised
+    here. Close the generator to end the threads early: ``with closing(swap_frames(...)) as swapped``.
+    """
+    several = max(_AHEAD, plan.batch)
+    with (
+        ahead(_decoded(frames), several) as decoded,
+        ahead(_patched(decoded, plan), several) as patched,
+        ahead(_composited(patched, plan, config), _AHEAD) as swapped,
+    ):
+        yield from swapped
+
+
+def _decoded(frames: Iterable[Frame]) -> Iterator[SwappedFrame]:
+    """The frames with their pixels, which are converted here, in the thread that decodes."""
     for frame in frames:
-        row = row_of.get(frame.index, -1)
-        source = int(plan.chosen[row]) if row >= 0 else -1
-        if source < 0:
-            yield SwappedFrame(frame.index, frame.pts, frame.image, None, None)
+        yield SwappedFrame(frame.index, frame.pts, frame.image)
+
+
+def _patched(frames: Iterable[SwappedFrame], plan: Plan) -> Iterator[_Patched]:
+    """Every frame in order, with its patch; patches are made in batches, those between wait."""
+    row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame)}
+    held: list[_Patched] = []
+    faces = 0
+    for frame in frames:
+        row = row_of.get(frame.index)
+        held.append(_Patched(frame, row))
+        faces += row is not None
+        if faces in (0, plan.batch) or len(held) == _HELD * plan.batch:
+            yield from _with_patches(held, plan)
+            held, faces = [], 0
+    yield from _with_patches(held, plan)
+
+
+def _with_patches(held: list[_Patched], plan: Plan) -> list[_Patched]:
+    rows = [(one.row, one.frame.image) for one in held if one.row is not None]
+    if not rows:
+        return held
+    patches = plan.patches([row for row, _ in rows], [image for _, image in rows])
+    if len(patches) != len(rows):
+        raise ValueError(f"expected {len(rows)} patches from the method, got {len(patches)}")
+    made = iter(patches)
+    return [one if one.row is None else replace(one, patch=next(made)) for one in held]
+
+
+def _composited(patched: Iterable[_Patched], plan: Plan, config: SwapConfig) -> Iterator[SwappedFrame]:
+    """The frames with their patches in them; colours are kept steady while a track goes on without a gap."""
+    compositor = Compositor(config)
+    last = (-1, -1)
+    for one in patched:
+        if one.row is None:
+            yield one.frame
             continue
-        face = plan.faces[row]
-        here = (frame.index, int(face.track[0]))
+        here = (one.frame.index, int(plan.faces.track[one.row]))
         if here != (last[0] + 1, last[1]):
             compositor.reset()
         last = here
-        patch = plan.swapper(face, plan.shares[row], frame.image.shape[:2])
-        if patch is None:
-            yield SwappedFrame(frame.index, frame.pts, frame.image, None, None)
+        if one.patch is None:
+            yield one.frame
             continue
-        image, region = compositor(frame.image, patch)
-        origin = plan.bank.faces[source]
-        record = Record(int(face.face[0]), int(plan.bank.clip[source]), int(origin.frame[0]), int(origin.face[0]))
-        yield SwappedFrame(frame.index, frame.pts, image, region, record)
+        image, region = compositor(one.frame.image, one.patch)
+        yield replace(one.frame, image=image, region=region, record=plan.record(one.row))
 
 
 def full_mask(region: Region | None, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -137,8 +122,7 @@ def full_mask(region: Region | None, size: tuple[int, int]) -> NDArray[np.uint8]
 
 
 def write_swap(
-    frames: Iterable[Frame],
-    plan: Plan,
+    frames: Iterable[SwappedFrame],
     config: SwapConfig,
     *,
     like: VideoInfo,
@@ -147,7 +131,22 @@ def write_swap(
     audio_from: Path | None,
     metadata: dict[str, str],
 ) -> dict[str, NDArray[Any]]:
-    """Swap a clip into a video and a video of its masks.
+    """Write swapped frames into a video, and their masks into another.
+
+    Parameters
+    ----------
+    frames : iterable of SwappedFrame
+        All frames of a clip, see `swap_frames`.
+    config : SwapConfig
+        `codec`, `crf` and `preset` are used.
+    like : VideoInfo
+        Of the target clip.
+    video, mask : Path
+        The files to make.
+    audio_from : Path or None
+        A file whose sound the video gets.
+    metadata : dict of str to str
+        Tags of the video.
 
     Returns
     -------
@@ -168,11 +167,11 @@ def write_swap(
         ) as pictures,
         open_writer(mask, like, codec="mask") as masks,
     ):
-        for frame in swap_frames(frames, plan, config):
+        for frame in frames:
             pictures.write(frame.image, frame.pts)
             masks.write(full_mask(frame.region, like.size), frame.pts)
             done.append((frame.index, frame.pts, frame.record))
-    nothing = Record(-1, -1, -1, -1)
+    nothing = Record(-1)
     records = [record or nothing for _, _, record in done]
     return {
         "frame": np.array([index for index, _, _ in done], np.int64),

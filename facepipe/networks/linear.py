@@ -1,0 +1,211 @@
+"""The linear part of a swap net: components of faces, and the best linear net to start from.
+
+Turk and Pentland 1991 (DOI 10.1162/jocn.1991.3.1.71): a face is a mean and a combination of few components. Here the
+coefficients of a face on components *common* to both persons, less those of its person's mean face, are a part of its
+code; a decoder turns any code into coefficients on components of *its* person. All of it is found by a singular value
+decomposition and a ridge regression, in seconds, before the first step of the training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Analysis", "Components", "Synthesis", "principal_components", "ridge"]
+
+_LIMIT = 3.0  # standard deviations up to which coefficients are taken as they are ...
+_BEYOND = 0.2  # ... and the slope beyond: a code that no training face had draws no face that was never seen
+_TWINS = 0.1  # weight of all twins against all pictures of the person
+_PENALTY = 0.03  # of the ridge regression, in units of the codes' variance
+_NOISE = 1e-5  # share of a picture that is rounding (float32) rather than a component
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of flattened pictures.
+
+    Attributes
+    ----------
+    mean : (D,) Tensor
+    basis : (K, D) Tensor
+        Orthonormal rows, by falling variance.
+    deviation : (K,) Tensor
+        Standard deviation along each; more than 0.
+    """
+
+    mean: Tensor
+    basis: Tensor
+    deviation: Tensor
+
+    def coefficients(self, rows: Tensor) -> Tensor:
+        """(N, K) of (N, D) pictures, in standard deviations."""
+        return (rows - self.mean) @ self.basis.T / self.deviation
+
+
+def principal_components(rows: Tensor, count: int, *, weight: Tensor | None = None) -> Components:
+    """The first components of N pictures, from the N x N matrix of their products.
+
+    Parameters
+    ----------
+    rows : (N, D) Tensor
+        N of at least 2.
+    count : int
+        At most this many; fewer when the pictures have no more (N - 1, or those of no variance left out).
+    weight : (N,) Tensor, optional
+        Of each picture; 0 or more. Alike by default.
+
+    Notes
+    -----
+    Turk and Pentland 1991, section "Calculating eigenfaces": for N below D the eigenvectors of the small matrix give
+    those of the large one.
+    """
+    rows = rows.double()
+    share = rows.new_full((len(rows),), 1 / len(rows)) if weight is None else weight.double() / weight.sum()
+    mean = share @ rows
+    free = (rows - mean) * share.sqrt()[:, None]
+    values, vectors = torch.linalg.eigh(free @ free.T)
+    order = values.argsort(descending=True)[: min(count, len(rows) - 1)]
+    order = order[values[order] > 1e-9 * values.max().clamp_min(1e-30)]
+    deviation = values[order].sqrt()
+    basis = vectors[:, order].T @ free / deviation[:, None]
+    return Components(mean.float(), basis.float(), deviation.float())
+
+
+def ridge(x: Tensor, y: Tensor, weight: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weighted ridge regression with a constant that is not penalised.
+
+    Parameters
+    ----------
+    x, y : (N, P), (N, Q) Tensor
+    weight : (N,) Tensor
+        Of each row; 0 or more.
+    penalty : float
+        Added to the diagonal of the weighted mean of ``x x^T``; in units of x squared.
+
+    Returns
+    -------
+    matrix : (Q, P) Tensor
+    constant : (Q,) Tensor
+        ``y`` is about ``x @ matrix.T + constant``.
+
+    Notes
+    -----
+    Hoerl and Kennard 1970, eq. (2.1), DOI 10.1080/00401706.1970.10488634
+    """
+    x, y, share = x.double(), y.double(), (weight / weight.sum()).double()[:, None]
+    x_mean, y_mean = (share * x).sum(0), (share * y).sum(0)
+    free = x - x_mean
+    normal = free.T @ (share * free) + penalty * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    matrix = torch.linalg.solve(normal, free.T @ (share * (y - y_mean))).T
+    return matrix.float(), (y_mean - matrix @ x_mean).float()
+
+
+class Analysis(nn.Module):
+    """Coefficients of a picture on the common components, less its person's own.
+
+    Parameters
+    ----------
+    count : int
+        Components, K.
+    pixels : int
+        Numbers of a picture, D.
+    """
+
+    def __init__(self, count: int, pixels: int) -> None:
+        super().__init__()
+        self.basis = nn.Parameter(torch.zeros(count, pixels))
+        self.offset = nn.Parameter(torch.zeros(2, count))
+
+    def forward(self, image: Tensor, person: int) -> Tensor:
+        """(B, K) of (B, 3, S, S) pictures of person 0 or 1."""
+        return F.linear(image.flatten(1), self.basis) - self.offset[person]
+
+    @torch.no_grad()
+    def start(self, rows: tuple[Tensor, Tensor]) -> None:
+        """Take as many components of each person's pictures (N, D), made orthogonal to each other."""
+        halves = [principal_components(one, len(self.basis) // 2) for one in rows]
+        both = torch.cat([half.basis for half in halves]).double()
+        values, vectors = torch.linalg.eigh(both @ both.T)
+        kept = values > 1e-6  # what both have counts once
+        basis = (vectors[:, kept].T @ both / values[kept].sqrt()[:, None]).float()
+        # One scale for all components: what varies little in pictures shall not weigh much in codes.
+        variance = torch.cat([half.deviation.square() for half in halves]).mean()
+        self.basis.zero_()
+        self.basis[: len(basis)] = basis / variance.sqrt()
+        for person, half in enumerate(halves):
+            self.offset[person] = self.basis @ half.mean
+
+
+class Synthesis(nn.Module):
+    """A person's mean face and components, combined as a code says.
+
+    Parameters
+    ----------
+    code : int
+        Numbers of a code.
+    count : int
+        Components, K.
+    size : int
+        Side of the pictures.
+    """
+
+    def __init__(self, code: int, count: int, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.mean = nn.Parameter(torch.zeros(3 * size * size))
+        self.basis = nn.Parameter(torch.zeros(count, 3 * size * size))
+        self.coefficients = nn.Linear(code, count)
+        nn.init.zeros_(self.coefficients.weight)
+        nn.init.zeros_(self.coefficients.bias)
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(B, 3, S, S) of (B, C) codes."""
+        found = self.coefficients(code)
+        held = found.clamp(-_LIMIT, _LIMIT)
+        held = held + _BEYOND * (found - held)
+        picture = torch.addmm(self.mean.to(held.dtype), held, self.basis.to(held.dtype))
+        return picture.unflatten(1, (3, self.size, self.size))
+
+    @torch.no_grad()
+    def start(self, analysis: Analysis, own: Tensor, own_codes: Tensor, twins: Tensor, strange_codes: Tensor) -> None:
+        """Find this person's components, and how codes become coefficients on them.
+
+        A picture of this person is projected onto the components, as far as the analysis sees it; that is the best
+        that a linear net can do for pictures it has not seen. The codes of the *other* person are mapped so that their
+        twins are drawn, by a ridge regression that leaves the codes of this person alone.
+
+        Parameters
+        ----------
+        analysis : Analysis
+            Started.
+        own, own_codes : (N, D), (N, K) Tensor
+            This person's pictures and their linear codes.
+        twins, strange_codes : (M, D), (M, K) Tensor
+            This person doing what the other does in M pictures, and the codes of those.
+        """
+        found = _stacked(principal_components(own, len(self.basis) // 2), twins, len(self.basis))
+        count, width = len(found.basis), own_codes.shape[1]
+        self.mean.copy_(found.mean)
+        self.basis.zero_()
+        self.basis[:count] = found.basis * found.deviation[:, None]
+        spread = analysis.basis.square().sum(1).max().rsqrt()
+        project = found.basis @ analysis.basis.T * spread**2 / found.deviation[:, None]
+        codes = torch.cat((own_codes, strange_codes))
+        wanted = torch.cat((found.coefficients(own), found.coefficients(twins).clamp(-_LIMIT, _LIMIT)))
+        weight = torch.cat((own.new_full((len(own),), 1 / len(own)), own.new_full((len(twins),), _TWINS / len(twins))))
+        matrix, constant = ridge(codes, wanted - codes @ project.T, weight, _PENALTY)
+        self.coefficients.weight[:count, :width] = project + matrix
+        self.coefficients.bias[:count] = constant
+
+
+def _stacked(own: Components, twins: Tensor, most: int) -> Components:
+    """Components of own pictures, and those of what the twins have beyond them."""
+    free = twins - own.mean
+    beyond = principal_components(free - free @ own.basis.T @ own.basis, most - len(own.basis))
+    seen = beyond.deviation > _NOISE * free.square().sum(1).mean().sqrt()  # else: what rounding left over
+    # The scale of a component is that of the pictures which need it.
+    deviation = torch.cat((torch.maximum(own.deviation, (free @ own.basis.T).std(0)), beyond.deviation[seen]))
+    return Components(own.mean, torch.cat((own.basis, beyond.basis[seen])), deviation)

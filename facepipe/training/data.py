@@ -1,0 +1,381 @@
+"""Training data: small pictures of both persons, and the batches of a step.
+
+What a step sees depends on the seed and the number of the step alone: a training that was stopped goes on with the
+very faces that it would have seen, and so does one that is spread over several processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facepipe import geometry
+from facepipe.config import TrainConfig
+from facepipe.errors import RunFolderError
+from facepipe.image import warp
+from facepipe.methods.faceset import BORDER, FaceSet, Twins, Window, crop_outlines, outline_mask
+from facepipe.networks import OTHER, SIDES
+from facepipe.overlap import ahead
+from facepipe.training import augment
+from facepipe.types import Side
+from facepipe.workspace import atomic_path
+
+__all__ = [
+    "INSIDE",
+    "Batch",
+    "Loader",
+    "Pair",
+    "Person",
+    "Swappable",
+    "as_floats",
+    "step_generator",
+    "stored_side",
+    "write_person",
+]
+
+INSIDE = 1 / (1 + 2 * BORDER)
+"""Side of the window as a part of the stored picture's."""
+
+_RESIDENT = 2**30  # bytes of pictures that may lie on the device; more are read from the file as they are needed
+_YAW = 5.0  # degrees of yaw that one bin of the sampling covers ...
+_RAREST = 8.0  # ... and how many times as often as the commonest a face of the rarest may come
+
+
+class Pair(NamedTuple):
+    """Faces as a net sees them, and as it is to draw them.
+
+    Attributes
+    ----------
+    input, target : (B, 3, s, s) Tensor
+        RGB in [-1, 1]; the input may be warped.
+    mask : (B, 1, s, s) Tensor
+        1 inside of the target's face.
+    """
+
+    input: Tensor
+    target: Tensor
+    mask: Tensor
+
+
+class Swappable(NamedTuple):
+    """What the losses of a swapped face need besides the face that was seen.
+
+    Attributes
+    ----------
+    stored : (K, 4, S, S) Tensor
+        The faces with their surroundings, RGB in [-1, 1], and the mask.
+    twin, twin_mask : (K, 3, s, s), (K, 1, s, s) Tensor
+        The other person doing the same, and where there is face in that picture.
+    """
+
+    stored: Tensor
+    twin: Tensor
+    twin_mask: Tensor
+
+
+class Batch(NamedTuple):
+    """What one step trains on.
+
+    Attributes
+    ----------
+    pairs : mapping of Side to Pair
+        By the person who is seen.
+    swaps : mapping of Side to Swappable
+        For the last K faces of each, which are as they are stored; empty in a step that swaps none.
+    """
+
+    pairs: Mapping[Side, Pair]
+    swaps: Mapping[Side, Swappable]
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person's pictures at the net's resolution.
+
+    Attributes
+    ----------
+    pictures : (N, S, S, 4) uint8 array
+        RGB and mask, the window with its surroundings; may be a memory map.
+    landmarks : (N, P, 2) float32 array
+        In [-1, 1] over the stored picture.
+    yaw : (N,) float32 array
+        Degrees.
+    train, held_out : int64 array
+        Rows.
+    twins : (N,) int64 array
+        Row of the other person's most similar face; -1 where none was looked for.
+    twin_pictures : (N, s, s, 4) uint8 array
+        The other person doing the same, RGB and mask; rows that are not trained on are empty.
+    """
+
+    pictures: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+    yaw: NDArray[np.float32]
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    twins: NDArray[np.int64]
+    twin_pictures: NDArray[np.uint8]
+
+    @classmethod
+    def read(cls, path: Path) -> Person:
+        """What `write_person` wrote; the pictures stay in their file until they are looked at.
+
+        Raises
+        ------
+        RunFolderError
+            A file is missing or damaged.
+        """
+        try:
+            with np.load(path.with_suffix(".npz"), allow_pickle=False) as table:
+                columns: dict[str, Any] = {name: table[name] for name in table.files}
+            pictures, twins = (np.load(file, mmap_mode="r", allow_pickle=False) for file in _files(path)[:2])
+            return cls(pictures=pictures, twin_pictures=twins, **columns)
+        except (OSError, ValueError, TypeError, EOFError) as exc:
+            raise RunFolderError(f"{path}: training faces are missing or damaged; delete them and run again") from exc
+
+    def sampling(self) -> NDArray[np.float64]:
+        """(N,) probability with which each row is drawn for training: alike for all yaws that there are."""
+        bins = np.floor(self.yaw[self.train] / _YAW).astype(int)
+        _, which, count = np.unique(bins, return_inverse=True, return_counts=True)
+        weight = np.minimum(1.0 / count, _RAREST / count.max())[which]
+        probability = np.zeros(len(self.yaw))
+        probability[self.train] = weight / weight.sum()
+        return probability
+
+
+def stored_side(size: int) -> int:
+    """Side of a stored picture whose window has `size` pixels."""
+    return round(size * (1 + 2 * BORDER))
+
+
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    return path.with_suffix(".npy"), path.with_name(f"{path.name}-twins.npy"), path.with_suffix(".npz")
+
+
+def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: Twins) -> list[str]:
+    """Write a person's pictures and what belongs to them beside `path`; returns the names of the files.
+
+    Parameters
+    ----------
+    path : Path
+        Without a suffix.
+    faces : FaceSet
+        The person.
+    window : Window
+        What the net sees.
+    size : int
+        Side of the net's pictures.
+    twins : Twins
+        Of its learnable faces.
+    """
+    crop = faces.crops[0].shape[0]
+    side = stored_side(size)
+    matrix = window.crop_to_window(crop, side, border=BORDER)
+    files = _files(path)
+    with atomic_path(files[0]) as part:
+        shape = (len(faces.faces), side, side, 4)
+        pictures = np.lib.format.open_memmap(part, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+        for row, outline in enumerate(crop_outlines(faces.faces)):
+            pictures[row, ..., :3] = warp(np.asarray(faces.crops[row]), matrix, (side, side), border="replicate")
+            pictures[row, ..., 3] = np.rint(outline_mask(outline, matrix, side) * 255)
+        pictures.flush()
+        del pictures
+    points = geometry.apply(geometry.compose(faces.faces.frame_to_crop, matrix), faces.faces.landmarks)
+    whole = np.full(len(faces.faces), -1, np.int64)
+    whole[faces.train] = twins.rows
+    with atomic_path(files[1]) as part:
+        shape = (len(faces.faces), *twins.pictures.shape[1:])
+        drawn = np.lib.format.open_memmap(part, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+        drawn[faces.train] = twins.pictures
+        drawn.flush()
+        del drawn
+    with atomic_path(files[2]) as part, part.open("wb") as file:
+        np.savez(
+            file,
+            landmarks=((points + 0.5) * (2 / side) - 1).astype(np.float32),
+            yaw=faces.faces.yaw,
+            train=np.flatnonzero(faces.train),
+            held_out=np.flatnonzero(faces.held_out),
+            twins=whole,
+        )
+    return [file.name for file in files]
+
+
+class _Store:
+    """Pictures on the device, or read from their file row by row."""
+
+    def __init__(self, pictures: NDArray[np.uint8], device: torch.device) -> None:
+        self._device = device
+        self._pictures = pictures
+        resident = pictures.nbytes <= _RESIDENT
+        self._tensor = torch.from_numpy(np.array(pictures)).to(device) if resident else None
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """(B, S, S, 4) uint8: on the device already, or on the way there. Not the device's work: another thread's."""
+        if self._tensor is not None:
+            return self._tensor.index_select(0, rows.to(self._device))
+        taken = torch.from_numpy(np.stack([self._pictures[row] for row in rows.tolist()]))
+        if self._device.type == "cuda":
+            taken = taken.pin_memory()
+        return taken.to(self._device, non_blocking=True)
+
+
+def as_floats(stored: Tensor) -> Tensor:
+    """(B, 4, S, S) float32 of (B, S, S, 4) uint8: RGB in [-1, 1], mask in [0, 1]."""
+    scale = torch.tensor([2 / 255] * 3 + [1 / 255], device=stored.device)
+    shift = torch.tensor([-1.0] * 3 + [0.0], device=stored.device)
+    return torch.addcmul(shift, stored.float(), scale).permute(0, 3, 1, 2)
+
+
+class _Taken(NamedTuple):
+    """What a step needs, before it is varied: by person, this process's share."""
+
+    swapped: int
+    stored: Mapping[Side, Tensor]
+    landmarks: Mapping[Side, Tensor]
+    others: Mapping[Side, Tensor]
+    other_landmarks: Mapping[Side, Tensor]
+    twins: Mapping[Side, Tensor]
+    numbers: Mapping[Side, Tensor]
+
+
+class Loader:
+    """Makes the batches of a training.
+
+    Parameters
+    ----------
+    persons : mapping of Side to Person
+        Both.
+    size : int
+        Side of the net's pictures.
+    config : TrainConfig
+        `batch`, `swap_every`, `swap_batch` and `augment` are used.
+    seed : int
+        Of everything that is drawn.
+    device : torch.device
+        Where batches are made.
+    part : (int, int)
+        Number of this process and of all of them: each makes its share of every batch.
+    """
+
+    def __init__(
+        self,
+        persons: Mapping[Side, Person],
+        size: int,
+        config: TrainConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        self.persons = persons
+        self.size = size
+        self.config = config
+        self.device = torch.device(device)
+        self._seed = seed
+        self._part = part
+        self._stores = {side: _Store(persons[side].pictures, self.device) for side in SIDES}
+        self._twins = {side: _Store(persons[side].twin_pictures, self.device) for side in SIDES}
+        self._chance = {side: torch.from_numpy(persons[side].sampling()) for side in SIDES}
+        self._landmarks = {side: torch.from_numpy(persons[side].landmarks) for side in SIDES}
+
+    def stored(self, side: Side, rows: Tensor) -> Tensor:
+        """(B, 4, S, S) pictures with surroundings, RGB in [-1, 1], and mask."""
+        return as_floats(self._stores[side].gather(rows))
+
+    def clean(self, side: Side, rows: Tensor) -> Pair:
+        """Faces as they are, through the window."""
+        return self._window(self.stored(side, rows))
+
+    def twin(self, side: Side, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, s, s) pictures of the other person doing what `side` does, and (B, 1, s, s) their masks."""
+        drawn = as_floats(self._twins[side].gather(rows))
+        return drawn[:, :3], drawn[:, 3:]
+
+    def batches(self, start: int) -> Generator[_Taken]:
+        """What each step from `start` on needs, without an end: read in another thread, before it is asked for."""
+        return ahead((self._take(step) for step in count(start)), 2)
+
+    def make(self, taken: _Taken, strength: float) -> Batch:
+        """The batch of a step, varied with a `strength` from 0 to 1; work of the device alone."""
+        pairs: dict[Side, Pair] = {}
+        swaps: dict[Side, Swappable] = {}
+        for side in SIDES:
+            stored = as_floats(taken.stored[side])
+            pair = self._varied(taken, side, stored, strength)
+            if taken.swapped:
+                first, last = len(stored) - taken.swapped, stored[-taken.swapped :]
+                kept = self._window(last)
+                pair = Pair(*(torch.cat((a[:first], b)) for a, b in zip(pair, kept, strict=True)))
+                twins = as_floats(taken.twins[side])
+                swaps[side] = Swappable(last, twins[:, :3], twins[:, 3:])
+            pairs[side] = pair
+        return Batch(pairs, swaps)
+
+    def _window(self, stored: Tensor) -> Pair:
+        edge = (stored.shape[-1] - self.size) // 2
+        inner = stored[..., edge : edge + self.size, edge : edge + self.size]
+        return Pair(inner[:, :3], inner[:, :3], inner[:, 3:])
+
+    def _take(self, step: int) -> _Taken:
+        """Draw a step's faces and numbers, all processes alike, and read this process's share."""
+        number, processes = self._part
+        generator = step_generator(self._seed, step)
+        swapped = min(self.config.swap_batch, self.config.batch) if step % self.config.swap_every == 0 else 0
+        wanted = self.config.augment.color > 0 or self.config.augment.warp_to_other > 0
+        columns: list[dict[Side, Tensor]] = [{}, {}, {}, {}, {}, {}]
+        for side in SIDES:
+            drawn = torch.multinomial(self._chance[side], self.config.batch, replacement=True, generator=generator)
+            numbers = augment.draw(len(drawn), generator)
+            first = len(drawn) - swapped
+            mine = torch.cat(
+                [torch.arange(number, first, processes), torch.arange(first + number, len(drawn), processes)]
+            )
+            rows = drawn[mine]
+            others = torch.from_numpy(self.persons[side].twins)[rows] if wanted else rows[:0]
+            values = (
+                self._stores[side].gather(rows),
+                self._landmarks[side][rows].to(self.device, non_blocking=True),
+                self._stores[OTHER[side]].gather(others),
+                self._landmarks[OTHER[side]][others].to(self.device, non_blocking=True),
+                self._twins[side].gather(rows[len(rows) - swapped // processes :]),
+                numbers[mine].to(self.device, non_blocking=True),
+            )
+            for column, value in zip(columns, values, strict=True):
+                column[side] = value
+        return _Taken(swapped // processes, *columns)
+
+    def _varied(self, taken: _Taken, side: Side, stored: Tensor, strength: float) -> Pair:
+        config = self.config.augment
+        if not strength and not config.flip:
+            return self._window(stored)
+        how = augment.variation(taken.numbers[side], config, strength)
+        grid = augment.similarity_grid(how.similarity, self.size, INSIDE)
+        picture = augment.sample(stored, grid)
+        target, mask = picture[:, :3], picture[:, 3:]
+        seen = grid + augment.warp_field(how.warp, self.size, INSIDE)
+        if config.warp_to_other:
+            field = augment.warp_to_landmarks(grid, taken.landmarks[side], taken.other_landmarks[side], INSIDE)
+            seen = seen + how.to_other * field
+        image = augment.sample(stored[:, :3], seen)
+        if config.color:
+            other = self._window(as_floats(taken.others[side]))
+            moved = augment.color_map(target, mask, other.target, other.mask)
+            image, target = (torch.lerp(one, moved(one), how.recolored) for one in (image, target))
+        image, target = (torch.addcmul(how.bias, one, how.gain) for one in (image, target))
+        return Pair(image, target, mask)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The random numbers of one step: they depend on nothing but the seed and the step."""
+    digits = hashlib.sha256(f"{seed}:{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digits[:7], "little"))

@@ -1,0 +1,191 @@
+"""What the nets are trained for: the rebuilt face, the swapped face, and the discriminators' side of the game."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from facepipe import losses
+from facepipe.config import LossWeights
+from facepipe.networks import OTHER, SIDES, Face
+from facepipe.training.augment import color_map
+from facepipe.training.data import INSIDE, Loader, Pair, Swappable
+from facepipe.types import Side
+
+__all__ = ["Embed", "IdentityLoss", "Region", "Terms", "critic_loss", "paste_into_stored", "reconstruction", "swapped", "total"]
+
+Embed = Callable[[Tensor], Tensor]
+"""From (B, 3, S, S) pictures in [-1, 1] to (B, D) embeddings of unit length."""
+
+Terms = dict[str, Tensor]
+Region = tuple[float, float, float, float]
+
+_LEAK = 0.05  # similarity to the replaced person that counts as none ...
+_ALIKE = 0.75  # ... and to the person shown that is enough: beyond it the net is fooled by patterns, not by a face
+
+
+def total(terms: Terms, weights: Mapping[str, float]) -> Tensor:
+    """The weighted sum of terms by their names."""
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+
+def reconstruction(face: Face, pair: Pair, weights: LossWeights) -> Terms:
+    """Terms of a rebuilt face against the un-warped one.
+
+    Parameters
+    ----------
+    face : Face
+        Of B images.
+    pair : Pair
+        What was seen, and what is wanted.
+    weights : LossWeights
+        Terms of weight 0 are not computed.
+
+    Returns
+    -------
+    dict of str to Tensor
+        Scalars, not weighted: means over images and pixels, so that the mean over processes is that of the whole batch.
+    """
+    terms: Terms = {}
+    inside = weights.background + (1 - weights.background) * pair.mask
+    if weights.l1:
+        terms["l1"] = losses.l1(face.image * inside, pair.target * inside)
+    if weights.l2:
+        root = inside.sqrt()
+        terms["l2"] = losses.l2(face.image * root, pair.target * root)
+    if weights.dssim:
+        terms["dssim"] = losses.dssim(face.image, pair.target)
+    if weights.mask and face.mask_logits is not None:
+        terms["mask"] = F.binary_cross_entropy_with_logits(face.mask_logits.float(), pair.mask)
+    return terms
+
+
+def swapped(face: Face, pair: Pair, swap: Swappable, weights: LossWeights) -> Terms:
+    """Terms of a swapped face but for those that need another net.
+
+    Parameters
+    ----------
+    face : Face
+        Of K images: the other person, drawn from the last K faces of `pair`.
+    pair : Pair
+        What was seen.
+    swap : Swappable
+        The twins.
+    weights : LossWeights
+        Terms of weight 0 are not computed.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``twin``: mean absolute difference to the twin inside of the face. ``swap_mask``: cross entropy of the predicted
+        mask to where both are face. ``tv``: total variation a pixel of the face.
+    """
+    terms: Terms = {}
+    mask = pair.mask[-len(face.image) :]
+    inside = mask * swap.twin_mask
+    if weights.twin:
+        terms["twin"] = losses.l1(face.image, swap.twin, weight=inside)
+    if weights.mask and face.mask_logits is not None:
+        terms["swap_mask"] = F.binary_cross_entropy_with_logits(face.mask_logits.float(), inside)
+    if weights.tv:
+        terms["tv"] = losses.total_variation(face.image * mask) / mask[:, 0].numel()
+    return terms
+
+
+def paste_into_stored(image: Tensor, stored: Tensor) -> Tensor:
+    """A face put back into the picture it was made from, in the colours of what it covers, as a composite does it.
+
+    Parameters
+    ----------
+    image : (B, 3, s, s) Tensor
+        The swapped face in [-1, 1].
+    stored : (B, 4, S, S) Tensor
+        The picture with its surroundings, and its face mask.
+
+    Returns
+    -------
+    (B, 3, S, S) Tensor
+        Differentiable in `image`; the map of colours (Reinhard's, inside of the mask) is a constant for the gradient.
+    """
+    size = image.shape[-1]
+    edge = (stored.shape[-1] - size) // 2
+    inner = slice(edge, edge + size)
+    under, mask = stored[:, :3, inner, inner], stored[:, 3:, inner, inner]
+    with torch.no_grad():
+        recolor = color_map(image, mask, under, mask)
+    picture = stored[:, :3].clone()
+    picture[:, :, inner, inner] = torch.lerp(under, recolor(image), mask)
+    return picture
+
+
+class IdentityLoss:
+    """How far swapped faces are from the person they shall show, by an identity net.
+
+    Parameters
+    ----------
+    embed : Embed
+        The net, differentiable.
+    size : int
+        Side of its pictures.
+    region : (float, float, float, float)
+        The box of the stored picture that the net sees, ``xyxy`` in parts of its side.
+    loader : Loader
+        The mean embedding of each person is that of their training faces.
+
+    Attributes
+    ----------
+    reference : dict of Side to (D,) Tensor
+        Unit-length mean embeddings of the training faces.
+    """
+
+    _FACES = 48  # enough for a mean
+
+    def __init__(self, embed: Embed, size: int, loader: Loader, region: Region) -> None:
+        self._embed = embed
+        self._size = size
+        self._region = region
+        self.reference: dict[Side, Tensor] = {}
+        for side in SIDES:
+            rows = torch.from_numpy(loader.persons[side].train)
+            few = rows[:: max(1, len(rows) // self._FACES)]
+            with torch.no_grad():
+                found = torch.cat([self.of(loader.stored(side, part)[:, :3]) for part in few.split(16)])
+            self.reference[side] = F.normalize(found.mean(0), dim=0)
+
+    def of(self, pictures: Tensor) -> Tensor:
+        """(B, D) embeddings of (B, 3, S, S) stored pictures."""
+        left, top, right, bottom = (round(part * pictures.shape[-1]) for part in self._region)
+        pictures = pictures[..., top:bottom, left:right]
+        size = (self._size, self._size)
+        return self._embed(F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True))
+
+    def similarities(self, image: Tensor, stored: Tensor, seen: Side) -> tuple[Tensor, Tensor]:
+        """(B,) cosines of swapped faces to the person they shall show, and to the one who was seen."""
+        found = self.of(paste_into_stored(image, stored))
+        return found @ self.reference[OTHER[seen]], found @ self.reference[seen]
+
+    def __call__(self, image: Tensor, stored: Tensor, seen: Side) -> Tensor:
+        """What the cosine to the person shown lacks to .75, plus half of what is left of the one replaced; scalar."""
+        wanted, leak = self.similarities(image, stored, seen)
+        return F.relu(_ALIKE - wanted).mean() + 0.5 * F.relu(leak - _LEAK).mean()
+
+
+def critic_loss(
+    critic: nn.Module,
+    game: losses.AdversarialLoss,
+    real: Tensor,
+    fake: Tensor,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The discriminator's loss, and the share of images it tells right (both scalars)."""
+    fake = fake.detach()
+    on_real, on_fake = critic(real), critic(fake)
+    loss = game.discriminator(on_real, on_fake)
+    if game.penalty_weight:
+        loss = loss + game.penalty_weight * losses.gradient_penalty(critic, real, fake, generator=generator)
+    middle = 0.5 if game.kind == "lsgan" else 0.0
+    right = ((on_real > middle).float().mean() + (on_fake <= middle).float().mean()) / 2
+    return loss, right.detach()
