@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from facepipe.config import Config
     from facepipe.errors import FacepipeError
-    from facepipe.pipeline import Outcome, Result, align, detect, run, score, swap
+    from facepipe.pipeline import Outcome, Result, align, detect, run, score, swap, train
 
 # The stages' modules carry the same names as the functions, so both are served lazily from here: torch and OpenCV
 # load when a function is first asked for.
@@ -29,9 +29,22 @@ _HOME = {
     "run": "facepipe.pipeline",
     "score": "facepipe.pipeline",
     "swap": "facepipe.pipeline",
+    "train": "facepipe.pipeline",
 }
 
-__all__ = ["Config", "FacepipeError", "Outcome", "Result", "__version__", "align", "detect", "run", "score", "swap"]
+__all__ = [
+    "Config",
+    "FacepipeError",
+    "Outcome",
+    "Result",
+    "__version__",
+    "align",
+    "detect",
+    "run",
+    "score",
+    "swap",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,6 +59,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for ma
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
+Method = Annotated[str | None, typer.Option("--method", help="procrustes, eigenface or gan.")]
+
+
 def _stage(
     name: str,
     source: Path | None,
@@ -71,6 +74,7 @@ def _stage(
     device: str | None,
     as_json: bool,
     quiet: bool,
+    method: str | None = None,
 ) -> None:
     """Call one function of the pipeline and print what came of it."""
     from facepipe import pipeline
@@ -78,6 +82,7 @@ def _stage(
 
     given = list(overrides or [])
     given += [f"swap.source_person={json.dumps(str(source_person))}"] if source_person else []
+    given += [f"swap.method={method}"] if method else []
     given += [f"swap.target_person={json.dumps(str(target_person))}"] if target_person else []
     resolved = pipeline.resolve(config, given, source=source, target=target, out=out, device=device)
     with FrameProgress(_stderr, quiet=quiet or as_json) as progress:
@@ -128,11 +133,13 @@ def _add_stage(name: str, help_text: str) -> None:
         overrides: Set = None,
         source_person: SourcePerson = None,
         target_person: TargetPerson = None,
+        method: Method = None,
         device: Device = None,
         as_json: Json = False,
         quiet: Quiet = False,
     ) -> None:
-        _stage(name, source, target, out, config, overrides, source_person, target_person, device, as_json, quiet)
+        people = (source_person, target_person)
+        _stage(name, source, target, out, config, overrides, *people, device, as_json, quiet, method)
 
     command.__doc__ = help_text
     app.command(name)(command)
@@ -146,6 +153,13 @@ _add_stage(
 )
 _add_stage("detect", "Find faces, landmarks and embeddings of all clips: RUN/{source,target}/CLIP/faces.parquet.")
 _add_stage("align", "Cut aligned crops of all faces: RUN/{source,target}/CLIP/crops.npy.")
+_add_stage(
+    "train",
+    "Train the net of the swap method gan on both people: RUN/model/.\n\n"
+    "facepipe train --out RUN --set train.minutes=10\n\n"
+    "Stop it at any moment: the same command goes on from the newest checkpoint, and with more minutes or steps it "
+    "trains longer. Watch it with: tensorboard --logdir RUN/model/events",
+)
 _add_stage("swap", "Put the source person's face into every target clip: RUN/swapped/CLIP.mp4.")
 
 
@@ -158,6 +172,7 @@ def score(
     overrides: Set = None,
     source_person: SourcePerson = None,
     target_person: TargetPerson = None,
+    method: Method = None,
     device: Device = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -185,7 +200,8 @@ def score(
     facepipe score --pred DIR --ref DIR --metrics psnr,ssim,frechet: images matched by name.
     """
     if pred is None and ref is None:
-        _stage("score", source, target, out, config, overrides, source_person, target_person, device, as_json, quiet)
+        people = (source_person, target_person)
+        _stage("score", source, target, out, config, overrides, *people, device, as_json, quiet, method)
         return
     if pred is None or ref is None:
         raise UsageError("--pred and --ref go together: two folders of images")

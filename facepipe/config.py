@@ -87,8 +87,9 @@ class AlignConfig(_Section):
 class SwapConfig(_Section):
     """The swap, and the composite that puts it back into the frame."""
 
-    method: Literal["procrustes"] = "procrustes"
-    """procrustes: the source face nearest in pose and expression, warped; needs no training."""
+    method: Literal["procrustes", "eigenface", "gan"] = "procrustes"
+    """procrustes: the source face nearest in pose and expression, warped; needs no training. eigenface: components of
+    the source's face, driven by the target's landmarks; seconds. gan: a net trained on both people; minutes to hours."""
     source_person: Path | None = None
     """A picture of the source person; by default the person with most frames."""
     target_person: Path | None = None
@@ -206,8 +207,6 @@ class TrainConfig(_Section):
     """Faces of each person a step, over all devices."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Of AdamW; the discriminators have the same."""
-    linear_rate: Annotated[float, Field(ge=0)] = 0.01
-    """Share of the learning rate for the linear part (mean faces and components), which starts where it should be."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of AdamW's first and second moments; the discriminators' first is 0.5."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4

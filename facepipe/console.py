@@ -34,7 +34,11 @@ __all__ = ["FrameProgress", "folder_table", "models_table", "outcome_table", "sc
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} frames/s", style="dim")
+        return Text("" if speed is None else f"{speed:.1f} {task.fields['unit']}/s", style="dim")
+
+
+def _unit(stage: str) -> str:
+    return "steps" if stage == "train" else "frames"
 
 
 class FrameProgress:
@@ -75,14 +79,19 @@ class FrameProgress:
         if self._current != (stage, clip):
             self._current = (stage, clip)
             self._start = time.perf_counter()
-            self._task = self._bars.add_task(escape(clip), stage=stage, total=promised)
+            self._task = self._bars.add_task(escape(clip), stage=stage, unit=_unit(stage), total=promised)
         total = promised if promised is None or promised >= done else None  # headers promise too little at times
         self._bars.update(self._task, completed=done, total=total)
         if done == promised and not (self._console.is_terminal or self._quiet):
             rate = done / max(time.perf_counter() - self._start, 1e-9)
             self._console.print(
-                f"{stage:<6} {clip}: {done} frames, {rate:.1f} frames/s", markup=False, highlight=False
+                f"{stage:<6} {clip}: {done} {_unit(stage)}, {rate:.1f} {_unit(stage)}/s", markup=False, highlight=False
             )
+
+    def describe(self, text: str) -> None:
+        """Print what else there is to tell, above the bars."""
+        if not self._quiet:
+            self._console.print(text, markup=False, highlight=False)
 
 
 def outcome_table(result: Result) -> Table:

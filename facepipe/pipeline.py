@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from facepipe import __version__, weights
-from facepipe.backends.embedders import Embedder, load_embedder
+from facepipe.backends.embedders import Embedder, InceptionResnetV1, load_embedder
 from facepipe.composite import Compositor
 from facepipe.config import Config, build, load, to_toml
 from facepipe.errors import (
@@ -37,14 +37,22 @@ from facepipe.errors import (
 )
 from facepipe.finder import Models, load_models
 from facepipe.methods.bank import SourceBank
+from facepipe.methods.eigenface import EigenfacePlan
+from facepipe.methods.faceset import FaceSet, find_twins, held_out
+from facepipe.methods.gan import GanPlan, Generator, fit_fine, write_fine
 from facepipe.methods.plan import Plan
 from facepipe.methods.procrustes import plan_procrustes
+from facepipe.networks import OTHER, SIDES
 from facepipe.people import mean_embedding, person_rows
 from facepipe.provenance import label
 from facepipe.stages import score as scoring
 from facepipe.stages.align import align_faces
 from facepipe.stages.detect import detect_faces
+from facepipe.stages.train import run_training
 from facepipe.stages.swap import SwappedFrame, swap_frames, write_swap
+from facepipe.training import setup as training
+from facepipe.training.setup import shape_of
+from facepipe.training.team import Team
 from facepipe.types import Faces, Image, Side, evenly_spaced
 from facepipe.video import Clip, ClipReader, Frame, Limits, find_clips, open_clip, read_image
 from facepipe.workspace import (
@@ -73,15 +81,16 @@ __all__ = [
     "run",
     "score",
     "swap",
+    "train",
 ]
 
 Numbered = TypeVar("Numbered", Frame, SwappedFrame)
-Stage = Literal["detect", "align", "swap", "score"]
+Stage = Literal["detect", "align", "train", "swap", "score"]
 Progress = Callable[[str, str, int, int | None], None]
 """Called as ``progress(stage, clip, frames_done, frames_promised)``; the last may be None, and may be wrong."""
 
 # Raise a stage's number when its results change: run folders then do it again.
-_VERSION: Mapping[Stage, int] = {"detect": 1, "align": 1, "swap": 1, "score": 1}
+_VERSION: Mapping[Stage, int] = {"detect": 1, "align": 1, "train": 1, "swap": 1, "score": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +227,15 @@ def align(config: Any = None, *, progress: Progress | None = None, **settings: A
     return _call("align", config, progress, settings)
 
 
+def train(config: Any = None, *, progress: Progress | None = None, **settings: Any) -> Result:
+    """Train the net of the swap method ``gan`` on both people: ``model/generator.safetensors``. Parameters as `run`.
+
+    Goes on from the newest checkpoint of the run folder, if there is one. Its progress counts steps; where `progress`
+    has a method ``describe(text)``, that is told losses, speed, the time left and held-out scores.
+    """
+    return _call("train", config, progress, settings)
+
+
 def swap(config: Any = None, *, progress: Progress | None = None, **settings: Any) -> Result:
     """Swap the source person into every target clip: ``swapped/<clip>.mp4``. Parameters as `run`."""
     return _call("swap", config, progress, settings)
@@ -303,6 +321,8 @@ class _Run:
             for side in sides:
                 for clip in self._alive("detect", side):
                     self._guard("align", side, clip, self._align)
+        if stage == "train" or (stage in ("swap", "score") and self.config.swap.method == "gan"):
+            self._train()
         if stage in ("swap", "score"):
             _ = self.bank  # without a usable source face the call ends here, not clip by clip
             for clip in self._alive("align", "target"):
@@ -439,6 +459,81 @@ class _Run:
     def _crops(self, side: Side, clip: Clip) -> NDArray[np.uint8]:
         return read_crops(self.workspace.clip_folder(side, clip.name) / "crops.npy")
 
+    def _faceset(self, side: Side, clips: list[Clip] | None = None) -> FaceSet:
+        """The faces of a person in all clips, or in some, with what is held out."""
+        clips = self._alive("align", side) if clips is None else clips
+        folder = self.config.source if side == "source" else self.config.target
+        if not clips:
+            raise NoFaceError(f"{folder}: no {side} clip has a face; " + self._first_reason())
+        swap = self.config.swap
+        tables = [self._faces(side, clip) for clip in clips]
+        rows = self._person(tables, swap.source_person if side == "source" else swap.target_person)
+        try:
+            crops = [self._crops(side, clip) for clip in clips]
+            return FaceSet.build(tables, crops, rows, share=self.config.train.held_out)
+        except NoFaceError as exc:
+            raise NoFaceError(f"{folder}: {exc}") from exc
+
+    # Stage train
+
+    def _train_key(self) -> str:
+        sides: tuple[Side, Side] = ("source", "target")
+        return self._key(
+            "train",
+            align={
+                side: [self._keys["align", side, clip.name] for clip in self._alive("align", side)] for side in sides
+            },
+            settings=self.config.train.model_dump(mode="json"),
+            people=[str(self.config.swap.source_person), str(self.config.swap.target_person)],
+            seed=self.config.seed,
+        )
+
+    def _train(self) -> None:
+        """Train the swap net, or go on; what it makes is the folder ``model``."""
+        start = time.perf_counter()
+        key, folder = self._train_key(), self.workspace.root / "model"
+        marker = folder / "train.json"
+        done, steps = self.workspace.is_done(marker, key), 0
+        if not done:
+            team = Team.join(self.device)
+            sets = {side: self._faceset(side) for side in SIDES}
+            shape = shape_of(self.config.train, self.device)
+            training.prepare(folder, sets, self.config.align, self.config.train, shape)
+            marker.unlink(missing_ok=True)
+            team.wait()
+            report = run_training(folder, self.config, team, self._identity_net, self.progress)
+            self.result.warnings += report.notes
+            self._refine_generator(folder, sets)
+            state = {"steps": report.step, "scores": report.scores}
+            self.workspace.mark_done(marker, key, ["generator.safetensors", "generator.json"], **state)
+            steps = max(1, report.step)
+        self._keys["train", "target", "model"] = key
+        seconds = time.perf_counter() - start
+        outcome = Outcome("train", "target", "model", "kept" if done else "done", "", steps, seconds)
+        self.result.outcomes.append(outcome)
+
+    def _identity_net(self) -> InceptionResnetV1:
+        net = self.models.embedder
+        return (
+            net if isinstance(net, InceptionResnetV1) else InceptionResnetV1(weights.path("irv1"), device=self.device)
+        )
+
+    def _refine_generator(self, folder: Path, sets: dict[Side, FaceSet]) -> None:
+        """Give the best net its linear part at a finer size."""
+        generator = Generator.load(folder / "generator", self.device)
+        if not generator.net.shape.linear:
+            return
+        size = generator.size
+        twins = {side: find_twins(sets[side], sets[OTHER[side]], generator.window, size) for side in SIDES}
+        write_fine(folder / "generator", generator, {side: fit_fine(generator, sets, twins, side) for side in SIDES})
+
+    @cached_property
+    def generator(self) -> Generator:
+        path = self.workspace.root / "model" / "generator"
+        generator = Generator.load(path, self.device)
+        generator.check(self.config.align, path)
+        return generator
+
     # Stage swap
 
     @cached_property
@@ -484,6 +579,7 @@ class _Run:
             "swap",
             sources=[self._keys["align", "source", c.name] for c in self._alive("align", "source")],
             target=self._keys["align", "target", clip.name],
+            trained=self._keys.get(("train", "target", "model")),
             settings=self.config.swap.model_dump(mode="json"),
             pictures=[self.workspace.file_hash(picture) if picture else None for picture in pictures],
         )
@@ -500,6 +596,10 @@ class _Run:
         match self.config.swap.method:
             case "procrustes":
                 plan = plan_procrustes(self.bank, faces, rows, self.config.swap)
+            case "eigenface":
+                plan = EigenfacePlan.make(self._faceset("source"), faces, rows, self.config.swap)
+            case "gan":
+                plan = GanPlan(self.generator, faces, rows, self.config.align.size, self.config.swap)
         if not len(plan.faces):
             raise NoFaceError(
                 f"{clip.path}: none of the {int(rows.sum())} faces of the target person can be swapped, all are "
@@ -629,6 +729,8 @@ class _Run:
         """The same-identity swap: a frame rebuilt from the same person's other frames, and the frames to do it on."""
         count = self.config.score.reconstruct_frames
         usable = faces[rows & faces.trusted]
+        if self.config.swap.method != "procrustes" and len(usable):  # trained on the rest
+            usable = usable[held_out(len(usable), self.config.train.held_out)]
         if count == 0 or not len(usable):
             return (lambda _: None), frozenset()
         chosen = usable[evenly_spaced(len(usable), count)]
@@ -656,6 +758,10 @@ class _Run:
                 apart = np.abs(chosen.pts[:, None] - bank.faces.pts[None]) * float(Fraction(state["time_base"]))
                 near = apart <= self.config.score.reconstruct_gap
                 return plan_procrustes(bank, chosen, everyone, config, forbidden=near)
+            case "eigenface":
+                return EigenfacePlan.make(self._faceset("target", [clip]), chosen, everyone, config)
+            case "gan":
+                return GanPlan(self.generator, chosen, everyone, self.config.align.size, config, drawn="target")
 
     def _write_scores(self, scores: Mapping[str, scoring.ClipScores]) -> None:
         root = self.workspace.root

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +17,15 @@ from facepipe.errors import NoFaceError
 from facepipe.image import delaunay, piecewise_warp
 from facepipe.types import Faces, Image, evenly_spaced
 
-__all__ = ["ChosenCrops", "SourceBank", "expression", "frontal_shapes", "mean_face"]
+__all__ = [
+    "ChosenCrops",
+    "Movements",
+    "SourceBank",
+    "expression",
+    "frontal_shapes",
+    "mean_face",
+    "movements",
+]
 
 _MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
 _MOVE = 0.03  # movement of lips, lids and brows that counts as one, in distances between the eyes
@@ -48,22 +56,56 @@ def mean_face(faces: Faces) -> Points:
     return geometry.mean_face_mesh() if faces.mesh.shape[1] else geometry.mean_face68()[:, :2]
 
 
-def expression(frontal: Points) -> Points:
-    """(N, F): what mouth, eyes and brows do, scaled so that distances compare.
+class Movements(NamedTuple):
+    """What the parts of N faces do, scaled so that distances compare.
 
-    Lips are compared as they are, around their own centre: an open mouth is open whoever opens it. What differs
-    between people is taken relative to the person: the opening of the eyes to how far this person's eyes open, brows
-    and the mouth's place to where this person mostly has them.
+    Attributes
+    ----------
+    lips : (N, 40) float64 array
+        As they are, around their own centre: an open mouth is open whoever opens it.
+    lids : (N, 2) float64 array
+        Opening of the eyes, relative to how far this person's eyes open.
+    brows, mouth : (N, 2) float64 array
+        Height of the brows, and place of the mouth (x, y), relative to where this person mostly has them.
     """
+
+    lips: Points
+    lids: Points
+    brows: Points
+    mouth: Points
+
+
+def movements(frontal: Points, *, person: Points | None = None) -> Movements:
+    """What mouth, eyes and brows do in frontal shapes (N, P, D).
+
+    Parameters
+    ----------
+    frontal : (N, P, D) float64 array
+        See `frontal_shapes`.
+    person : (M, P, D) float64 array, optional
+        Shapes of the same person that tell how far the eyes open and where brows and mouth mostly are; by default
+        those of `frontal` itself.
+    """
+    lips, lids, brows, mouth = _places(frontal)
+    _, own_lids, own_brows, own_mouth = _places(frontal if person is None else person)
+    lids = lids * (_OPEN_EYE / np.maximum(np.quantile(own_lids, 0.9, axis=0), 1e-3))
+    brows, mouth = (0.5 * (now - np.median(own, axis=0)) for now, own in ((brows, own_brows), (mouth, own_mouth)))
+    return Movements(2 * lips / _MOVE, lids / _MOVE, brows / _MOVE, mouth / _MOVE)
+
+
+def _places(frontal: Points) -> tuple[Points, Points, Points, Points]:
+    """Lips around their centre, opening of the eyes, height of the brows over the eyes, place of the mouth."""
     points = (frontal if frontal.shape[1] == 68 else frontal[:, MESH_TO_IBUG68])[..., :2]
     mouth = points[:, 48:60].mean(1)
     lips = (points[:, 48:68] - mouth[:, None]).reshape(len(points), -1) / np.sqrt(20)
     lids = (points[:, [41, 40, 47, 46]] - points[:, [37, 38, 43, 44]])[..., 1].reshape(-1, 2, 2).mean(2)
-    lids = lids * (_OPEN_EYE / np.maximum(np.quantile(lids, 0.9, axis=0), 1e-3))
     brows = points[:, 17:27, 1].reshape(-1, 2, 5).mean(2) - points[:, 36:48, 1].reshape(-1, 2, 6).mean(2)
-    moved = np.concatenate([brows, mouth], 1)
-    moved = moved - np.median(moved, axis=0)
-    return np.concatenate([2 * lips, lids, 0.5 * moved], axis=1) / _MOVE
+    return lips, lids, brows, mouth
+
+
+def expression(frontal: Points) -> Points:
+    """(N, F): what mouth, eyes and brows do, side by side; see `Movements`."""
+    return np.concatenate(movements(frontal), axis=1)
 
 
 class ChosenCrops(Sequence[Image]):

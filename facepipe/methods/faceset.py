@@ -17,7 +17,17 @@ from facepipe.methods.bank import ChosenCrops, SourceBank, frontal_shapes
 from facepipe.methods.procrustes import Swapper, choose_sources
 from facepipe.types import Faces, evenly_spaced
 
-__all__ = ["BORDER", "FaceSet", "Twins", "Window", "crop_outlines", "find_twins", "find_window", "outline_mask"]
+__all__ = [
+    "BORDER",
+    "FaceSet",
+    "Twins",
+    "Window",
+    "crop_outlines",
+    "find_twins",
+    "find_window",
+    "held_out",
+    "outline_mask",
+]
 
 BORDER = 0.25
 """Surroundings that are kept around the window, as a part of its side, on each of the four sides."""
@@ -29,6 +39,11 @@ _MOST = 1500  # faces that are searched for twins
 _ANYWHERE = (2**20, 2**20)  # height and width: a twin is not cut off where the frame ends
 
 Points = NDArray[np.float64]
+
+
+def held_out(count: int, share: float) -> NDArray[np.bool_]:
+    """(count,) bool: the last `share` of a clip's usable faces, which is never learned from."""
+    return np.asarray(np.arange(count) >= count - round(share * count))
 
 
 @dataclass(frozen=True)
@@ -70,13 +85,13 @@ class FaceSet:
         NoFaceError
             Fewer than 16 faces to learn from.
         """
-        index, train, held_out = [], [], []
+        index, train, held = [], [], []
         for c, (faces, keep) in enumerate(zip(tables, rows, strict=True)):
             mine = np.flatnonzero(keep & faces.trusted)
-            first = len(mine) - round(share * len(mine))
+            last = held_out(len(mine), share)
             index += [(c, int(i)) for i in mine]
-            train.append(np.arange(len(mine)) < (first - _GAP if first < len(mine) else first))
-            held_out.append(np.arange(len(mine)) >= first)
+            train.append(np.arange(len(mine)) < len(mine) - last.sum() - _GAP)
+            held.append(last)
         learned = int(sum(part.sum() for part in train))
         if learned < _LEAST:
             raise NoFaceError(
@@ -88,7 +103,7 @@ class FaceSet:
             ChosenCrops(crops, index),
             np.array([c for c, _ in index]),
             np.concatenate(train),
-            np.concatenate(held_out),
+            np.concatenate(held),
         )
 
     def bank(self, rows: NDArray[np.int64]) -> SourceBank:

@@ -25,14 +25,15 @@ def convolution(inside: int, out: int, kernel: int, *, stride: int = 1, spectral
     layer = nn.Conv2d(inside, out, kernel, stride, padding=(kernel - 1) // 2)
     nn.init.kaiming_normal_(layer.weight, a=0.1, nonlinearity="leaky_relu")
     nn.init.zeros_(cast("Tensor", layer.bias))
-    return spectral_norm(layer) if spectral else layer
+    return cast("nn.Conv2d", spectral_norm(layer)) if spectral else layer
 
 
 def normalization(kind: NormKind, channels: int) -> nn.Module:
     """What follows a convolution: nothing for ``none``, and for ``spectral``, which is part of the convolution.
 
     Instance: Ulyanov et al. 2016, arXiv:1607.08022. Batch: Ioffe, Szegedy 2015, arXiv:1502.03167. Group (of 8
-    channels, or more where 8 do not divide them): Wu, He 2018, arXiv:1803.08494. Spectral: Miyato et al. 2018, arXiv:1802.05957.
+    channels, or more where 8 do not divide them): Wu, He 2018, arXiv:1803.08494. Spectral: Miyato et al. 2018,
+    arXiv:1802.05957.
     """
     match kind:
         case "instance":
@@ -87,7 +88,7 @@ class Up(nn.Sequential):
 
 
 class Residual(nn.Module):
-    """Two convolutions beside the identity; starts as the identity."""
+    """Two convolutions beside the identity, and an activation; starts as that alone."""
 
     def __init__(self, channels: int, *, norm: NormKind, act: str) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Discriminators: raw logits of pictures, one tensor whose mean is to be taken.
 
-None of them normalises over the batch: a penalty on the slope (`facepipe.losses.gradient_penalty`) is that of one image
-only where its logits depend on no other image (Gulrajani et al. 2017, section 4, arXiv:1704.00028). None of them has a
+None of them normalises over the batch: a penalty on the slope (`facepipe.losses.gradient_penalty`) is that of one
+image only where its logits depend on no other (Gulrajani et al. 2017, section 4, arXiv:1704.00028). None of them has a
 size of its own: they are convolutional, so that one serves pictures of any side.
 """
 
@@ -120,16 +120,14 @@ class MultiScaleDiscriminator(nn.Module):
     Notes
     -----
     The maps of the smaller pictures are repeated to the size of the first and stacked as channels. So each scale has
-    the same weight in a mean over the tensor, also in one that is taken after a loss's non-linearity: repeating changes
-    no logit, as averaging would. Where the size of a map is no multiple of a smaller one's, some logits of the smaller
-    are repeated once more than others.
+    the same weight in a mean over the tensor, also in one that is taken after a loss's non-linearity: repeating
+    changes no logit, as averaging would. Where the size of a map is no multiple of a smaller one's, some logits of the
+    smaller are repeated once more than others.
     """
 
     def __init__(self, width: int = 32, *, spectral: bool = True, levels: int = 3, scales: int = 2) -> None:
         super().__init__()
-        self.scales = nn.ModuleList(
-            PatchDiscriminator(width, spectral=spectral, levels=levels) for _ in range(scales)
-        )
+        self.scales = nn.ModuleList(PatchDiscriminator(width, spectral=spectral, levels=levels) for _ in range(scales))
         self.blur = Blur()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -168,9 +166,7 @@ class UNetDiscriminator(nn.Module):
         self.up = nn.ModuleList()
         inside = widths[-1]
         for skip, out in zip((*widths[-2::-1], 3), (*widths[-2::-1], width), strict=True):
-            self.up.append(
-                nn.Sequential(convolution(inside + skip, out, 3, spectral=spectral), nn.LeakyReLU(_SLOPE))
-            )
+            self.up.append(nn.Sequential(convolution(inside + skip, out, 3, spectral=spectral), nn.LeakyReLU(_SLOPE)))
             inside = out
         self.pixel = convolution(inside, 1, 1, spectral=spectral)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +146,7 @@ class SwapNet(nn.Module):
     def decode(self, code: Tensor, side: Side) -> Face:
         """The person `side` as the codes say."""
         if self.shape.layout == "liae":
-            both, target = code.split(self.shape.code, 1)
+            both, target = code.chunk(2, 1)
             first = self.inters["both"](both)
             second = first if side == "source" else self.inters["target"](target)
             return self.decoders["both"](torch.cat((first, second), 1))  # type: ignore[no-any-return]
@@ -194,13 +194,15 @@ class SwapNet(nn.Module):
         twins : mapping of Side to (N, 3, S, S) Tensor
             For each of them a picture of the *other* person doing the same: what the swap shall look like.
         """
-        assert self.analysis is not None
+        analysis = self.analysis
+        assert analysis is not None, "expected an architecture with a linear part"
         rows = {side: images[side].flatten(1) for side in SIDES}
-        self.analysis.start((rows["source"], rows["target"]))
-        codes = {side: self.analysis(images[side], SIDES.index(side)) for side in SIDES}
+        analysis.start((rows["source"], rows["target"]))
+        codes = {side: analysis(images[side], SIDES.index(side)) for side in SIDES}
         for side in SIDES:
             other = OTHER[side]
-            self.synthesis[side].start(self.analysis, rows[side], codes[side], twins[other].flatten(1), codes[other])
+            synthesis = cast("Synthesis", self.synthesis[side])
+            synthesis.start(analysis, rows[side], codes[side], twins[other].flatten(1), codes[other])
 
 
 def _rows(face: Face, start: int, stop: int | None) -> Face:

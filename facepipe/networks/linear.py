@@ -68,7 +68,8 @@ def principal_components(rows: Tensor, count: int, *, weight: Tensor | None = No
     free = (rows - mean) * share.sqrt()[:, None]
     values, vectors = torch.linalg.eigh(free @ free.T)
     order = values.argsort(descending=True)[: min(count, len(rows) - 1)]
-    order = order[values[order] > 1e-9 * values.max().clamp_min(1e-30)]
+    rounding = 1e-24 * (share @ rows.square().sum(1))  # what pictures that are all equal leave over
+    order = order[values[order] > torch.maximum(1e-9 * values.max(), rounding)]
     deviation = values[order].sqrt()
     basis = vectors[:, order].T @ free / deviation[:, None]
     return Components(mean.float(), basis.float(), deviation.float())
@@ -114,14 +115,18 @@ class Analysis(nn.Module):
         Numbers of a picture, D.
     """
 
+    basis: Tensor
+    offset: Tensor
+
     def __init__(self, count: int, pixels: int) -> None:
         super().__init__()
-        self.basis = nn.Parameter(torch.zeros(count, pixels))
-        self.offset = nn.Parameter(torch.zeros(2, count))
+        self.register_buffer("basis", torch.zeros(count, pixels))
+        self.register_buffer("offset", torch.zeros(2, count))
 
     def forward(self, image: Tensor, person: int) -> Tensor:
         """(B, K) of (B, 3, S, S) pictures of person 0 or 1."""
-        return F.linear(image.flatten(1), self.basis) - self.offset[person]
+        with torch.autocast(image.device.type, enabled=False):
+            return F.linear(image.float().flatten(1), self.basis) - self.offset[person]
 
     @torch.no_grad()
     def start(self, rows: tuple[Tensor, Tensor]) -> None:
@@ -152,22 +157,29 @@ class Synthesis(nn.Module):
         Side of the pictures.
     """
 
+    mean: Tensor
+    basis: Tensor
+
     def __init__(self, code: int, count: int, size: int) -> None:
         super().__init__()
         self.size = size
-        self.mean = nn.Parameter(torch.zeros(3 * size * size))
-        self.basis = nn.Parameter(torch.zeros(count, 3 * size * size))
+        self.register_buffer("mean", torch.zeros(3 * size * size))
+        self.register_buffer("basis", torch.zeros(count, 3 * size * size))
         self.coefficients = nn.Linear(code, count)
         nn.init.zeros_(self.coefficients.weight)
         nn.init.zeros_(self.coefficients.bias)
 
-    def forward(self, code: Tensor) -> Tensor:
-        """(B, 3, S, S) of (B, C) codes."""
+    def limited(self, code: Tensor) -> Tensor:
+        """(B, K) coefficients of (B, C) codes, in standard deviations, held where training faces are."""
         found = self.coefficients(code)
         held = found.clamp(-_LIMIT, _LIMIT)
-        held = held + _BEYOND * (found - held)
-        picture = torch.addmm(self.mean.to(held.dtype), held, self.basis.to(held.dtype))
-        return picture.unflatten(1, (3, self.size, self.size))
+        return held + _BEYOND * (found - held)  # type: ignore[no-any-return]
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(B, 3, S, S) of (B, C) codes."""
+        with torch.autocast(code.device.type, enabled=False):  # 8 bits of mantissa would be seen
+            picture = torch.addmm(self.mean, self.limited(code.float()), self.basis)
+        return picture.view(-1, 3, self.size, self.size)
 
     @torch.no_grad()
     def start(self, analysis: Analysis, own: Tensor, own_codes: Tensor, twins: Tensor, strange_codes: Tensor) -> None:
@@ -191,7 +203,7 @@ class Synthesis(nn.Module):
         self.mean.copy_(found.mean)
         self.basis.zero_()
         self.basis[:count] = found.basis * found.deviation[:, None]
-        spread = analysis.basis.square().sum(1).max().rsqrt()
+        spread = analysis.basis.square().sum(1).max().clamp_min(1e-12).rsqrt()
         project = found.basis @ analysis.basis.T * spread**2 / found.deviation[:, None]
         codes = torch.cat((own_codes, strange_codes))
         wanted = torch.cat((found.coefficients(own), found.coefficients(twins).clamp(-_LIMIT, _LIMIT)))
@@ -207,5 +219,7 @@ def _stacked(own: Components, twins: Tensor, most: int) -> Components:
     beyond = principal_components(free - free @ own.basis.T @ own.basis, most - len(own.basis))
     seen = beyond.deviation > _NOISE * free.square().sum(1).mean().sqrt()  # else: what rounding left over
     # The scale of a component is that of the pictures which need it.
-    deviation = torch.cat((torch.maximum(own.deviation, (free @ own.basis.T).std(0)), beyond.deviation[seen]))
+    along = free @ own.basis.T
+    needed = torch.maximum(own.deviation, (along - along.mean(0)).square().mean(0).sqrt())
+    deviation = torch.cat((needed, beyond.deviation[seen]))
     return Components(own.mean, torch.cat((own.basis, beyond.basis[seen])), deviation)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,7 +31,7 @@ class Part:
     Attributes
     ----------
     parameters : int
-        All numbers that belong to it, of both persons.
+        All that belong to it, of both persons; see `Summary`.
     flops : int
         Of one picture, of one person.
     """
@@ -46,19 +47,22 @@ class Summary:
     Attributes
     ----------
     parameters : int
-        All of its numbers, buffers aside.
+        All of its parameters.
     trainable : int
-        Those of them that a training changes.
+        Those of them that have a gradient.
+    buffers : int
+        What it knows besides: components of a linear part, statistics of batches.
     flops : int
         Of one picture through the net (for a swap net: encoder and one decoder), a multiplication and an addition
         counted as two; of convolutions and matrix products only.
     parts : mapping of str to Part
-        For a swap net ``encoder``, ``code`` (codes, and the first maps made of them), ``decoder``, and ``linear`` where
-        it has such a part; else the net's children by their names. Their sums are those of the whole.
+        For a swap net ``encoder``, ``code`` (codes, and the first maps made of them), ``decoder``, and ``linear``
+        where it has such a part; else the net's children by their names. Their sums are those of the whole.
     """
 
     parameters: int
     trainable: int
+    buffers: int
     flops: int
     parts: Mapping[str, Part]
 
@@ -67,8 +71,9 @@ class Summary:
         width = max(len(name) for name, _ in rows)
         lines = [f"{'':{width}}  {'parameters':>10}  {'flops/image':>11}"]
         lines += [f"{name:{width}}  {_short(part.parameters):>10}  {_short(part.flops):>11}" for name, part in rows]
-        if self.trainable != self.parameters:
-            lines.append(f"{_short(self.trainable)} of the parameters are trained")
+        frozen = self.parameters - self.trainable
+        lines += [f"{_short(frozen)} of the parameters are frozen"] if frozen else []
+        lines += [f"{_short(self.buffers)} numbers more are not trained"] if self.buffers else []
         return "\n".join(lines)
 
 
@@ -114,6 +119,7 @@ def summary(net: nn.Module, size: int) -> Summary:
     return Summary(
         _numbers(net.parameters()),
         _numbers(p for p in net.parameters() if p.requires_grad),
+        _numbers(net.buffers()),
         counted.get("Global", 0),
         parts,
     )
@@ -122,12 +128,14 @@ def summary(net: nn.Module, size: int) -> Summary:
 @torch.no_grad()
 def _count(net: nn.Module, size: int) -> dict[str, int]:
     """Operations of one picture by the name of the module that was called."""
-    tensors = {name: tensor.to("meta") for name, tensor in (*net.named_parameters(), *net.named_buffers())}
     training = [(module, module.training) for module in net.modules()]
     net.eval()  # one picture has no statistics of a batch
     try:
-        with FlopCounterMode(display=False) as counter:
-            functional_call(net, tensors, (torch.zeros(1, 3, size, size, device="meta"),))
+        # Fake tensors have a shape and a device but no numbers; the meta device would know of no autocast.
+        with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+            named = (*net.named_parameters(), *net.named_buffers())
+            tensors = {name: torch.empty(tensor.shape, dtype=tensor.dtype) for name, tensor in named}
+            functional_call(net, tensors, (torch.empty(1, 3, size, size),))
     finally:
         for module, mode in training:
             module.training = mode

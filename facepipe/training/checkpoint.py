@@ -7,6 +7,7 @@ hash, there is no checkpoint, and the one before it counts.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,18 @@ from torch import Tensor
 from facepipe.errors import CheckpointError
 from facepipe.workspace import atomic_path, read_json, write_json
 
-__all__ = ["load", "load_newest", "pack_optimizer", "prune", "read_state", "save", "step_path", "unpack_optimizer"]
+__all__ = [
+    "as_json",
+    "load",
+    "load_newest",
+    "newest_state",
+    "pack_optimizer",
+    "prune",
+    "read_state",
+    "save",
+    "step_path",
+    "unpack_optimizer",
+]
 
 _NAME = "step-"
 
@@ -86,6 +98,21 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[s
         except CheckpointError as exc:
             troubles.append(str(exc))
     return None
+
+
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """The JSON of the newest checkpoint of a folder that is not damaged; None without any."""
+    for path in sorted(_all(folder), reverse=True):
+        try:
+            return read_state(path)
+        except CheckpointError:
+            continue
+    return None
+
+
+def as_json(data: Any) -> Any:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(data))
 
 
 def prune(folder: Path, keep: int) -> None:

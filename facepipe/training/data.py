@@ -96,6 +96,11 @@ class Batch(NamedTuple):
     pairs: Mapping[Side, Pair]
     swaps: Mapping[Side, Swappable]
 
+    @property
+    def swapped(self) -> int:
+        """K; 0 in a step that swaps none."""
+        return len(self.swaps["source"].stored) if self.swaps else 0
+
 
 @dataclass(frozen=True)
 class Person:

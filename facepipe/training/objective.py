@@ -1,4 +1,4 @@
-"""What the nets are trained for: the rebuilt face, the swapped face, and the discriminators' side of the game."""
+"""What the swap net is trained for: the rebuilt face, and the swapped one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,27 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from facepipe import losses
 from facepipe.config import LossWeights
 from facepipe.networks import OTHER, SIDES, Face
 from facepipe.training.augment import color_map
-from facepipe.training.data import INSIDE, Loader, Pair, Swappable
+from facepipe.training.data import Batch, Loader, Pair, Swappable
+from facepipe.training.game import Game
 from facepipe.types import Side
 
-__all__ = ["Embed", "IdentityLoss", "Region", "Terms", "critic_loss", "paste_into_stored", "reconstruction", "swapped", "total"]
+__all__ = [
+    "Embed",
+    "IdentityLoss",
+    "Region",
+    "Terms",
+    "objective",
+    "paste_into_stored",
+    "reconstruction",
+    "swapped",
+    "total",
+]
 
 Embed = Callable[[Tensor], Tensor]
 """From (B, 3, S, S) pictures in [-1, 1] to (B, D) embeddings of unit length."""
@@ -27,9 +38,47 @@ _LEAK = 0.05  # similarity to the replaced person that counts as none ...
 _ALIKE = 0.75  # ... and to the person shown that is enough: beyond it the net is fooled by patterns, not by a face
 
 
-def total(terms: Terms, weights: Mapping[str, float]) -> Tensor:
-    """The weighted sum of terms by their names."""
-    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+def total(terms: Terms, weights: LossWeights) -> Tensor:
+    """The weighted sum of terms that are named as their weights are (``swap_mask`` is weighted as ``mask``)."""
+    return torch.stack([getattr(weights, name.removeprefix("swap_")) * term for name, term in terms.items()]).sum()
+
+
+def objective(
+    rebuilt: Mapping[Side, Face],
+    swaps: Mapping[Side, Face],
+    batch: Batch,
+    weights: LossWeights,
+    identity: IdentityLoss | None,
+    game: Game | None,
+) -> Terms:
+    """All terms of a step, means over both persons.
+
+    Parameters
+    ----------
+    rebuilt, swaps : mapping of Side to Face
+        What the net made of the batch; see `SwapNet.forward`.
+    batch : Batch
+        What it saw.
+    weights : LossWeights
+        Terms of weight 0 are not computed.
+    identity : IdentityLoss, optional
+        Where it counts already.
+    game : Game, optional
+        Where it is played already.
+    """
+    terms: Terms = {}
+    for side in SIDES:
+        found = reconstruction(rebuilt[side], batch.pairs[side], weights)
+        if batch.swapped:
+            found |= swapped(swaps[side], batch.pairs[side], batch.swaps[side], weights)
+            if identity is not None:
+                found["identity"] = identity(swaps[side].image, batch.swaps[side].stored, side)
+        for name, term in found.items():
+            half = term.float() / len(SIDES)
+            terms[name] = terms[name] + half if name in terms else half
+    if game is not None:
+        terms["gan"] = game.generate(batch, rebuilt, swaps) / len(SIDES)
+    return terms
 
 
 def reconstruction(face: Face, pair: Pair, weights: LossWeights) -> Terms:
@@ -171,21 +220,3 @@ class IdentityLoss:
         """What the cosine to the person shown lacks to .75, plus half of what is left of the one replaced; scalar."""
         wanted, leak = self.similarities(image, stored, seen)
         return F.relu(_ALIKE - wanted).mean() + 0.5 * F.relu(leak - _LEAK).mean()
-
-
-def critic_loss(
-    critic: nn.Module,
-    game: losses.AdversarialLoss,
-    real: Tensor,
-    fake: Tensor,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The discriminator's loss, and the share of images it tells right (both scalars)."""
-    fake = fake.detach()
-    on_real, on_fake = critic(real), critic(fake)
-    loss = game.discriminator(on_real, on_fake)
-    if game.penalty_weight:
-        loss = loss + game.penalty_weight * losses.gradient_penalty(critic, real, fake, generator=generator)
-    middle = 0.5 if game.kind == "lsgan" else 0.0
-    right = ((on_real > middle).float().mean() + (on_fake <= middle).float().mean()) / 2
-    return loss, right.detach()

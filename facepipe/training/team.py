@@ -67,6 +67,12 @@ class Team:
         if self.size > 1:
             self.average([parameter.grad for parameter in parameters if parameter.grad is not None])
 
+    def agree(self, value: float) -> float:
+        """The first process's value, in all of them."""
+        told = torch.tensor([value if self.leads else 0.0], device=self.device)
+        self.average([told])
+        return float(told) * self.size
+
     @torch.no_grad()
     def average(self, tensors: list[Tensor]) -> None:
         """Replace tensors by their mean over the processes, in place, in one message."""

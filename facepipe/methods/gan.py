@@ -1,0 +1,317 @@
+"""Swap method *gan*: a trained net draws the target's face as the source's. See `facepipe.networks` and stage *train*.
+
+Faces are cut out of the frames through the window that the net was trained with, drawn in batches, and handed to the
+composite at a finer size: the convolutions' picture enlarged, and the linear part in its own finer one, where there is
+one (`fit_fine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from facepipe import geometry
+from facepipe.composite import Patch
+from facepipe.config import AlignConfig, SwapConfig
+from facepipe.errors import CheckpointError
+from facepipe.image import warp
+from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, outline_mask
+from facepipe.methods.plan import Record, rows_to_swap
+from facepipe.networks import OTHER, SIDES, Architecture, SwapNet
+from facepipe.networks.linear import ridge
+from facepipe.types import Faces, Image, Side
+from facepipe.workspace import atomic_path, read_json
+
+__all__ = ["Drawn", "Fine", "GanPlan", "Generator", "fit_fine", "write_fine"]
+
+_FINER = 3  # times the net's size, for what is handed to the composite
+_PENALTY = 1e-3  # of the fine components' regression, in units of coefficients' variance
+_TWINS = 0.3  # weight of all twins in it, against the person's own pictures
+_BATCH = 16
+
+
+class Fine(NamedTuple):
+    """The linear part of one person at a finer size.
+
+    Attributes
+    ----------
+    mean : (3 * S * S,) Tensor
+    basis : (K, 3 * S * S) Tensor
+    """
+
+    mean: Tensor
+    basis: Tensor
+
+
+class Drawn(NamedTuple):
+    """Faces as they go to the composite.
+
+    Attributes
+    ----------
+    images : (N, S, S, 3) uint8 array
+        RGB.
+    masks : (N, S, S) float32 array
+        Where the net sees face, 0 to 1.
+    """
+
+    images: Image
+    masks: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained net and what it has to be fed with.
+
+    Attributes
+    ----------
+    net : SwapNet
+        In evaluation mode.
+    window : Window
+        What it sees of a crop.
+    facts : dict
+        Of its checkpoint: ``template``, ``margin``, ``step``, ``scores``, ``sha256`` and so on.
+    fine : dict of Side to Fine
+        The linear part at a finer size, of each person that is drawn; empty where there is none.
+    device : torch.device
+        Where it runs.
+    """
+
+    net: SwapNet
+    window: Window
+    facts: dict[str, Any]
+    fine: dict[Side, Fine]
+    device: torch.device
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> Generator:
+        """Read ``generator.safetensors`` and its ``.json``.
+
+        Parameters
+        ----------
+        path : Path
+            Without a suffix.
+        device : str
+            Where it shall run.
+
+        Raises
+        ------
+        CheckpointError
+            It is missing, damaged, or the tensors are not those of its architecture.
+        """
+        facts = read_json(path.with_name(f"{path.name}.json"))
+        file = path.with_name(f"{path.name}.safetensors")
+        if not isinstance(facts, dict) or not file.is_file():
+            raise CheckpointError(f"{file}: no trained net there; run `facepipe train` on this run folder")
+        try:
+            known = facts["architecture"]
+            shape = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+            net = SwapNet(shape)
+            net.load_state_dict(safetensors.torch.load_file(file))
+            window = Window(*facts["window"])
+        except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as exc:
+            reason = str(exc).splitlines()[0]
+            raise CheckpointError(f"{file}: damaged, or of another architecture: {reason}") from exc
+        where = torch.device(device)
+        net = net.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+        return cls(net, window, facts, _read_fine(path, facts, where), where)
+
+    def check(self, align: AlignConfig, path: Path) -> None:
+        """Refuse crops that are cut otherwise than those of the training.
+
+        Raises
+        ------
+        CheckpointError
+            Template or margin differ.
+        """
+        trained, given = (self.facts["template"], self.facts["margin"]), (align.template, align.margin)
+        if trained != given:
+            raise CheckpointError(
+                f"{path}: trained on crops of template {trained[0]} with margin {trained[1]}, but these have "
+                f"{given[0]} with {given[1]}; align as in the training, or train again"
+            )
+
+    @property
+    def size(self) -> int:
+        """Side of what is drawn for the composite, in pixels."""
+        return _FINER * self.net.shape.size if self.net.shape.size < 256 else self.net.shape.size
+
+    def draw(self, images: NDArray[np.uint8], seen: Side, drawn: Side) -> Drawn:
+        """Draw faces of the person `seen` as the person `drawn`.
+
+        Parameters
+        ----------
+        images : (N, s, s, 3) uint8 array
+            Through the window, at the net's size.
+        seen, drawn : {"source", "target"}
+            Who is in the pictures, and who shall be.
+        """
+        with torch.inference_mode():
+            whole = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+            code = self.net.encode(whole.contiguous(memory_format=torch.channels_last), seen)
+            image, mask = self._fine_picture(code, drawn)
+            pictures = image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+            return Drawn(pictures.cpu().numpy(), mask[:, 0].cpu().numpy())
+
+    def _fine_picture(self, code: Tensor, drawn: Side) -> tuple[Tensor, Tensor]:
+        size = (self.size, self.size)
+        face = self.net.decode(code, drawn)
+        fine, image = self.fine.get(drawn), face.image
+        if fine is not None:
+            image = image - self.net.synthesis[drawn](code)
+        image = F.interpolate(image, size, mode="bicubic", align_corners=False)
+        if fine is not None:
+            coefficients = self.net.synthesis[drawn].limited(code)
+            image = image + torch.addmm(fine.mean, coefficients, fine.basis).unflatten(1, (3, *size))
+        if face.mask_logits is None:
+            return image, image.new_ones((len(image), 1, *size))
+        mask = F.interpolate(face.mask_logits.float(), size, mode="bilinear", align_corners=False).sigmoid()
+        return image, mask
+
+
+@torch.inference_mode()
+def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, Twins], drawn: Side) -> Fine:
+    """The linear part of the person `drawn` at a finer size, fitted to their pictures at that size.
+
+    The coefficients are those that the trained net gives; a ridge regression finds the mean and the components that
+    rebuild the fine pictures from them, together with the enlarged picture of the convolutions.
+
+    Parameters
+    ----------
+    generator : Generator
+        The trained net; its own `fine` is not used.
+    sets : dict of Side to FaceSet
+        Both persons.
+    twins : dict of Side to Twins
+        Of each person's learnable faces, by `find_twins` at the generator's `size`.
+    drawn : {"source", "target"}
+        Whose part is fitted.
+    """
+    net, size, other = generator.net, generator.size, OTHER[drawn]
+    own = _through(sets[drawn], generator.window, size)
+    pictures = torch.from_numpy(own).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    strange = torch.from_numpy(twins[other].pictures).permute(0, 3, 1, 2).float()
+    mask = strange[:, 3:] / 255
+    strange = torch.lerp(pictures.mean(0), strange[:, :3] / 127.5 - 1, mask)
+    wanted = torch.cat((pictures, strange))
+    codes = []
+    for side in (drawn, other):
+        seen = _through(sets[side], generator.window, net.shape.size)
+        images = torch.from_numpy(seen).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        codes += [net.encode(part.to(generator.device), side) for part in images.split(_BATCH)]
+    code = torch.cat(codes)
+    for start in range(0, len(code), _BATCH):
+        part = code[start : start + _BATCH]
+        rest = net.decode(part, drawn).image - net.synthesis[drawn](part)
+        rest = F.interpolate(rest, (size, size), mode="bicubic", align_corners=False).cpu()
+        wanted[start : start + _BATCH] -= rest
+    coefficients = net.synthesis[drawn].limited(code).cpu()
+    weight = torch.full((len(code),), 1 / len(pictures))
+    weight[len(pictures) :] = _TWINS / max(1, len(strange))
+    matrix, constant = ridge(coefficients, wanted.flatten(1), weight, _PENALTY)
+    return Fine(constant, matrix.T.contiguous())
+
+
+def _through(faces: FaceSet, window: Window, size: int) -> NDArray[np.uint8]:
+    """(N, size, size, 3) uint8: the learnable faces through the window."""
+    rows = np.flatnonzero(faces.train)
+    matrix = window.crop_to_window(faces.crops[0].shape[0], size)
+    return np.stack([warp(np.asarray(faces.crops[int(r)]), matrix, (size, size), border="replicate") for r in rows])
+
+
+def write_fine(path: Path, generator: Generator, fine: dict[Side, Fine]) -> None:
+    """Write ``generator-fine.safetensors`` beside the generator at `path`, in half precision."""
+    tensors = {f"{side}.{name}": value.half() for side, one in fine.items() for name, value in one._asdict().items()}
+    with atomic_path(_fine_path(path)) as part:
+        safetensors.torch.save_file(tensors, part, {"generator": generator.facts["sha256"]})
+
+
+def _fine_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}-fine.safetensors")
+
+
+def _read_fine(path: Path, facts: dict[str, Any], device: torch.device) -> dict[Side, Fine]:
+    """What `write_fine` wrote for this very generator; nothing when it belongs to another or is damaged."""
+    try:
+        with safetensors.safe_open(_fine_path(path), "pt") as file:
+            if (file.metadata() or {}).get("generator") != facts.get("sha256"):
+                return {}
+            tensors = {name: file.get_tensor(name).float().to(device) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return {}
+    return {
+        side: Fine(tensors[f"{side}.mean"], tensors[f"{side}.basis"]) for side in SIDES if f"{side}.mean" in tensors
+    }
+
+
+class GanPlan:
+    """The swap of one clip by a trained net; see `facepipe.methods.plan.Plan`.
+
+    Parameters
+    ----------
+    generator : Generator
+        The net.
+    faces : Faces
+        All faces of the clip.
+    rows : (N,) bool array
+        Those of the target person.
+    crop : int
+        Side of the aligned crops that ``frame_to_crop`` leads to.
+    config : SwapConfig
+        Faces with a flag of ``skip`` are left out.
+    drawn : {"source", "target"}
+        The source for a swap; the target to rebuild.
+    """
+
+    batch = _BATCH
+
+    def __init__(
+        self,
+        generator: Generator,
+        faces: Faces,
+        rows: NDArray[np.bool_],
+        crop: int,
+        config: SwapConfig,
+        *,
+        drawn: Side = "source",
+    ) -> None:
+        self.faces = faces[rows_to_swap(faces, rows, config)]
+        self._generator = generator
+        self._crop = crop
+        self._drawn: Side = drawn
+        self._outlines = crop_outlines(self.faces)
+
+    def patches(self, rows: Sequence[int], frames: Sequence[Image]) -> list[Patch | None]:
+        """The faces as the net draws them; the mask is where both the target and the drawn face have face."""
+        generator = self._generator
+        small, large = generator.net.shape.size, generator.size
+        matrices = [self.faces.frame_to_crop[row] for row in rows]
+        seen = self._to_window(small)
+        images = [
+            warp(frame, geometry.compose(matrix, seen), (small, small), border="replicate")
+            for frame, matrix in zip(frames, matrices, strict=True)
+        ]
+        drawn = generator.draw(np.stack(images), "target", self._drawn)
+        place = self._to_window(large)
+        patches: list[Patch | None] = []
+        for row, matrix, image, mask in zip(rows, matrices, drawn.images, drawn.masks, strict=True):
+            outline = outline_mask(self._outlines[row], place, large)
+            patches.append(Patch(image, cv2.min(mask, outline), geometry.compose(matrix, place)))
+        return patches
+
+    def record(self, row: int) -> Record:
+        """No single source face."""
+        return Record(int(self.faces.face[row]))
+
+    def _to_window(self, size: int) -> NDArray[np.float64]:
+        return self._generator.window.crop_to_window(self._crop, size)
