@@ -89,7 +89,7 @@ class SwapConfig(_Section):
 
     method: Literal["procrustes", "eigenface", "gan"] = "procrustes"
     """procrustes: the source face nearest in pose and expression, warped; needs no training. eigenface: components of
-    the source's face, driven by the target's landmarks; seconds. gan: a net trained on both people; minutes to hours."""
+    the source's face, driven by the target's landmarks; seconds. gan: a net trained on both; minutes to hours."""
     source_person: Path | None = None
     """A picture of the source person; by default the person with most frames."""
     target_person: Path | None = None
@@ -137,10 +137,10 @@ class LossWeights(_Section):
     """Cross entropy of the predicted mask, of rebuilt faces and of swapped ones."""
     gan: Annotated[float, Field(ge=0)] = 0.0
     """The adversarial loss of rebuilt and swapped faces."""
-    identity: Annotated[float, Field(ge=0)] = 0.1
-    """One minus the cosine of the swapped face to the source's mean embedding (irv1), plus half of the leak."""
-    twin: Annotated[float, Field(ge=0)] = 0.3
-    """Mean absolute error of a swapped face to its twin: what the method procrustes makes of the same face."""
+    identity: Annotated[float, Field(ge=0)] = 0.03
+    """What the swapped face's cosine (irv1) to the person shown lacks to .75, plus half of the leak."""
+    twin: Annotated[float, Field(ge=0)] = 1.0
+    """Mean absolute error of a swapped face to its twin: what procrustes makes of the same face."""
     background: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Weight of pixels outside of the face in the rebuilt picture, against 1 inside."""
 

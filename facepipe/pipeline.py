@@ -48,8 +48,8 @@ from facepipe.provenance import label
 from facepipe.stages import score as scoring
 from facepipe.stages.align import align_faces
 from facepipe.stages.detect import detect_faces
-from facepipe.stages.train import run_training
 from facepipe.stages.swap import SwappedFrame, swap_frames, write_swap
+from facepipe.stages.train import run_training
 from facepipe.training import setup as training
 from facepipe.training.setup import shape_of
 from facepipe.training.team import Team
@@ -759,7 +759,7 @@ class _Run:
                 near = apart <= self.config.score.reconstruct_gap
                 return plan_procrustes(bank, chosen, everyone, config, forbidden=near)
             case "eigenface":
-                return EigenfacePlan.make(self._faceset("target", [clip]), chosen, everyone, config)
+                return EigenfacePlan.rebuild(self._faceset("target", [clip]), config)
             case "gan":
                 return GanPlan(self.generator, chosen, everyone, self.config.align.size, config, drawn="target")
 

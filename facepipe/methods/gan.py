@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import cv2
 import numpy as np
 import safetensors
 import safetensors.torch
@@ -29,7 +28,7 @@ from facepipe.image import warp
 from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, outline_mask
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.networks import OTHER, SIDES, Architecture, SwapNet
-from facepipe.networks.linear import ridge
+from facepipe.networks.linear import Synthesis, ridge
 from facepipe.types import Faces, Image, Side
 from facepipe.workspace import atomic_path, read_json
 
@@ -114,16 +113,14 @@ class Generator:
         if not isinstance(facts, dict) or not file.is_file():
             raise CheckpointError(f"{file}: no trained net there; run `facepipe train` on this run folder")
         try:
-            known = facts["architecture"]
-            shape = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
-            net = SwapNet(shape)
+            net = SwapNet(Architecture.of(facts["architecture"]))
             net.load_state_dict(safetensors.torch.load_file(file))
             window = Window(*facts["window"])
         except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as exc:
             reason = str(exc).splitlines()[0]
             raise CheckpointError(f"{file}: damaged, or of another architecture: {reason}") from exc
         where = torch.device(device)
-        net = net.to(where, memory_format=torch.channels_last).eval().requires_grad_(False)
+        net = net.to(where).to(memory_format=torch.channels_last).eval().requires_grad_(False)
         return cls(net, window, facts, _read_fine(path, facts, where), where)
 
     def check(self, align: AlignConfig, path: Path) -> None:
@@ -171,12 +168,16 @@ class Generator:
             image = image - self.net.synthesis[drawn](code)
         image = F.interpolate(image, size, mode="bicubic", align_corners=False)
         if fine is not None:
-            coefficients = self.net.synthesis[drawn].limited(code)
+            coefficients = _linear(self.net, drawn).limited(code)
             image = image + torch.addmm(fine.mean, coefficients, fine.basis).unflatten(1, (3, *size))
         if face.mask_logits is None:
             return image, image.new_ones((len(image), 1, *size))
         mask = F.interpolate(face.mask_logits.float(), size, mode="bilinear", align_corners=False).sigmoid()
         return image, mask
+
+
+def _linear(net: SwapNet, side: Side) -> Synthesis:
+    return cast("Synthesis", net.synthesis[side])
 
 
 @torch.inference_mode()
@@ -215,7 +216,7 @@ def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, 
         rest = net.decode(part, drawn).image - net.synthesis[drawn](part)
         rest = F.interpolate(rest, (size, size), mode="bicubic", align_corners=False).cpu()
         wanted[start : start + _BATCH] -= rest
-    coefficients = net.synthesis[drawn].limited(code).cpu()
+    coefficients = _linear(net, drawn).limited(code).cpu()
     weight = torch.full((len(code),), 1 / len(pictures))
     weight[len(pictures) :] = _TWINS / max(1, len(strange))
     matrix, constant = ridge(coefficients, wanted.flatten(1), weight, _PENALTY)
@@ -306,7 +307,7 @@ class GanPlan:
         patches: list[Patch | None] = []
         for row, matrix, image, mask in zip(rows, matrices, drawn.images, drawn.masks, strict=True):
             outline = outline_mask(self._outlines[row], place, large)
-            patches.append(Patch(image, cv2.min(mask, outline), geometry.compose(matrix, place)))
+            patches.append(Patch(image, np.minimum(mask, outline), geometry.compose(matrix, place)))
         return patches
 
     def record(self, row: int) -> Record:

@@ -98,6 +98,12 @@ class Architecture:
         if not right:
             raise ConfigError(f"architecture: {name} is expected to be {what}, got {getattr(self, name)}")
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Architecture:
+        """From its fields as JSON gives them back, with lists for tuples."""
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**given)
+
     @property
     def code_size(self) -> int:
         """All numbers of a code."""

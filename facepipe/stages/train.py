@@ -52,8 +52,11 @@ def run_training(
     """
     if team.size > 1 and config.train.minutes is not None:
         raise UsageError("train.minutes: the clocks of several processes differ; give train.steps")
+    for name in ("batch", "swap_batch"):
+        if getattr(config.train, name) % team.size:
+            raise UsageError(f"train.{name}: expected a multiple of the {team.size} processes")
     start = Setup.read(folder, config, team, embedder)
-    watch = _Watch(progress, config.train, summary(start.trainee.raw))
+    watch = _Watch(progress, config.train, summary(start.trainee.raw, start.loader.size))
     return train_net(
         start.trainee,
         start.loader,
@@ -67,6 +70,14 @@ def run_training(
     )
 
 
+def _quiet(_: object) -> None:
+    pass
+
+
+def _never(_: int) -> bool:
+    return False
+
+
 class _Watch:
     """Tells a pipeline's progress of a training."""
 
@@ -74,7 +85,7 @@ class _Watch:
         self, progress: Callable[[str, str, int, int | None], None], config: TrainConfig, size: Summary
     ) -> None:
         self._progress = progress
-        self._describe = getattr(progress, "describe", lambda text: None)
+        self._describe = getattr(progress, "describe", _quiet)
         self._config = config
         self._begin: tuple[float, float] | None = None
         self._told = -1.0
@@ -104,9 +115,9 @@ def train_net(
     folder: Path,
     *,
     facts: Mapping[str, Any],
-    watch: Callable[[Report], None] = lambda report: None,
+    watch: Callable[[Report], None] = _quiet,
     notes: Iterable[str] = (),
-    stop: Callable[[int], bool] = lambda step: False,
+    stop: Callable[[int], bool] = _never,
 ) -> Report:
     """Train until the steps or minutes are done, or nothing gets better.
 

@@ -91,7 +91,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]] | None:
     """The newest checkpoint of a folder that is whole, and what is wrong with newer ones; None without any."""
-    troubles = []
+    troubles: list[str] = []
     for path in sorted(_all(folder), reverse=True):
         try:
             return *load(path), troubles
@@ -136,12 +136,15 @@ def pack_optimizer(name: str, optimizer: torch.optim.Optimizer) -> dict[str, Ten
 def unpack_optimizer(name: str, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give an optimiser the state that `pack_optimizer` took from one like it."""
     whole = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         prefix, _, rest = key.partition(".")
         if prefix == name:
             index, _, field = rest.partition(".")
-            state.setdefault(int(index), {})[field] = value
+            like = parameters[int(index)]
+            # In the parameter's own memory format, which files do not keep.
+            state.setdefault(int(index), {})[field] = torch.empty_like(like).copy_(value) if value.ndim else value
     optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
 
 

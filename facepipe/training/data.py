@@ -7,7 +7,8 @@ very faces that it would have seen, and so does one that is spread over several 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -188,7 +189,7 @@ def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: T
     files = _files(path)
     with atomic_path(files[0]) as part:
         shape = (len(faces.faces), side, side, 4)
-        pictures = np.lib.format.open_memmap(part, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+        pictures = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
         for row, outline in enumerate(crop_outlines(faces.faces)):
             pictures[row, ..., :3] = warp(np.asarray(faces.crops[row]), matrix, (side, side), border="replicate")
             pictures[row, ..., 3] = np.rint(outline_mask(outline, matrix, side) * 255)
@@ -199,7 +200,7 @@ def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: T
     whole[faces.train] = twins.rows
     with atomic_path(files[1]) as part:
         shape = (len(faces.faces), *twins.pictures.shape[1:])
-        drawn = np.lib.format.open_memmap(part, "w+", np.uint8, shape)  # type: ignore[no-untyped-call]
+        drawn = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
         drawn[faces.train] = twins.pictures
         drawn.flush()
         del drawn
@@ -306,7 +307,7 @@ class Loader:
         drawn = as_floats(self._twins[side].gather(rows))
         return drawn[:, :3], drawn[:, 3:]
 
-    def batches(self, start: int) -> Generator[_Taken]:
+    def batches(self, start: int) -> AbstractContextManager[Iterator[_Taken]]:
         """What each step from `start` on needs, without an end: read in another thread, before it is asked for."""
         return ahead((self._take(step) for step in count(start)), 2)
 
@@ -341,10 +342,9 @@ class Loader:
         for side in SIDES:
             drawn = torch.multinomial(self._chance[side], self.config.batch, replacement=True, generator=generator)
             numbers = augment.draw(len(drawn), generator)
+            places = torch.arange(len(drawn))
             first = len(drawn) - swapped
-            mine = torch.cat(
-                [torch.arange(number, first, processes), torch.arange(first + number, len(drawn), processes)]
-            )
+            mine = torch.cat([places[:first][number::processes], places[first:][number::processes]])
             rows = drawn[mine]
             others = torch.from_numpy(self.persons[side].twins)[rows] if wanted else rows[:0]
             values = (

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from facepipe.config import TrainConfig
 from facepipe.training import checkpoint
 from facepipe.training.game import Game
 from facepipe.training.state import Trainee
@@ -88,7 +87,7 @@ class Diary:
         if team.leads:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(folder / "events", purge_step=step + 1)  # type: ignore[no-untyped-call]
+            self._events = SummaryWriter(folder / "events", purge_step=step + 1)
 
     # Losses
 

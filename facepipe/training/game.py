@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,11 @@ __all__ = ["Game"]
 
 _SURE = 0.99  # share told right above which a discriminator has won, and the generator learns nothing from it
 _MEMORY = 0.98  # of that share's running mean
+
+
+def _mean_logit(critic: nn.Module) -> Callable[[Tensor], Tensor]:
+    """One logit an image: the slope that counts is that of the mean, which the loss takes."""
+    return lambda images: critic(images).flatten(1).mean(1)
 
 
 class Game(nn.Module):
@@ -59,7 +64,7 @@ class Game(nn.Module):
             on_real, on_fake = critic(real), critic(fake)
             loss = self.rule.discriminator(on_real, on_fake)
             if self.rule.penalty_weight:
-                loss = loss + self.rule.penalty_weight * losses.gradient_penalty(critic, real, fake)
+                loss = loss + self.rule.penalty_weight * losses.gradient_penalty(_mean_logit(critic), real, fake)
             middle = 0.5 if self.rule.kind == "lsgan" else 0.0
             right = ((on_real > middle).float().mean() + (on_fake <= middle).float().mean()) / 2
             self.right[number].lerp_(right.detach(), 1 - _MEMORY)

@@ -96,7 +96,7 @@ def reconstruction(face: Face, pair: Pair, weights: LossWeights) -> Terms:
     Returns
     -------
     dict of str to Tensor
-        Scalars, not weighted: means over images and pixels, so that the mean over processes is that of the whole batch.
+        Scalars, not weighted: means over images and pixels, so that their mean over processes is the batch's.
     """
     terms: Terms = {}
     inside = weights.background + (1 - weights.background) * pair.mask
@@ -129,8 +129,8 @@ def swapped(face: Face, pair: Pair, swap: Swappable, weights: LossWeights) -> Te
     Returns
     -------
     dict of str to Tensor
-        ``twin``: mean absolute difference to the twin inside of the face. ``swap_mask``: cross entropy of the predicted
-        mask to where both are face. ``tv``: total variation a pixel of the face.
+        ``twin``: mean absolute difference to the twin inside of the face. ``swap_mask``: cross entropy of the
+        predicted mask to where both are face. ``tv``: total variation a pixel of the face.
     """
     terms: Terms = {}
     mask = pair.mask[-len(face.image) :]

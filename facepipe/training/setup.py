@@ -154,11 +154,12 @@ class Setup:
         """
         train = config.train
         facts = read_json(folder / "setup.json")["facts"]
-        shape = Architecture(**{k: tuple(v) if isinstance(v, list) else v for k, v in facts["architecture"].items()})
+        shape = Architecture.of(facts["architecture"])
         persons = {side: Person.read(folder / f"faces-{side}") for side in SIDES}
         part = (team.number, team.size)
         loader = Loader(persons, shape.size, train, seed=config.seed, device=team.device, part=part)
-        trainee, notes = Trainee(shape, train, team.device, config.seed), []
+        trainee = Trainee(shape, train, team.device, config.seed)
+        notes: list[str] = []
         known = checkpoint.load_newest(folder)
         if known is not None:
             tensors, state, notes = known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -69,9 +69,9 @@ class Trainee:
             torch.manual_seed(seed)
             self.raw = SwapNet(shape)
             self.game = Game(config) if config.loss.gan else None
-        self.raw.to(device, memory_format=torch.channels_last)
+        self.raw.to(device).to(memory_format=torch.channels_last)
         if self.game is not None:
-            self.game.to(device, memory_format=torch.channels_last)
+            self.game.to(device).to(memory_format=torch.channels_last)
         self.net: Any = torch.compile(self.raw) if config.compile else self.raw
         average = get_ema_multi_avg_fn(config.ema**_AVERAGE)
         self._average = AveragedModel(self.raw, multi_avg_fn=average)
@@ -94,8 +94,7 @@ class Trainee:
     @property
     def averaged(self) -> SwapNet:
         """See the class."""
-        net: SwapNet = self._average.module
-        return net
+        return cast("SwapNet", self._average.module)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context of mixed precision, for forward passes."""

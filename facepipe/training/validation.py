@@ -11,10 +11,10 @@ from torch import Tensor
 
 from facepipe import losses
 from facepipe.diagnostics import ShiftMonitor
-from facepipe.networks import OTHER, SIDES, SwapNet
+from facepipe.networks import SIDES, SwapNet
 from facepipe.training.data import Loader
 from facepipe.training.objective import IdentityLoss
-from facepipe.types import Image, Side, evenly_spaced
+from facepipe.types import Image, evenly_spaced
 
 __all__ = ["Validator", "describe", "masked_psnr"]
 
