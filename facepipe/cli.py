@@ -271,16 +271,25 @@ def doctor(as_json: Json = False) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Folder for the runs, videos and pictures.")] = Path("demo-run"),
+    method: Annotated[
+        str, typer.Option("--method", help="procrustes: without training; eigenface; gan: all three side by side.")
+    ] = "gan",
+    minutes: Annotated[float, typer.Option("--minutes", help="Of training, for gan.")] = 3.0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch two small real clips, swap each person into the other's clip, and score both."""
+    """Fetch two small real clips, swap each person into the other's clip, train a net for one of them, score all."""
     from facepipe.console import FrameProgress
     from facepipe.demo import run_demo
 
+    if method not in ("procrustes", "eigenface", "gan"):
+        raise UsageError(f"--method {method}: expected procrustes, eigenface or gan")
+
     with FrameProgress(_stderr, quiet=quiet or as_json) as progress:
-        results, pictures = run_demo(out, progress=progress)
+        results, pictures = run_demo(out, method=method, minutes=minutes, progress=progress)  # type: ignore[arg-type]
     for result in results:
+        if not as_json:
+            sys.stdout.write(f"\n{result.out.name}\n")
         _report(result, as_json=as_json, quiet=True)
     if not as_json:
         for picture in pictures:

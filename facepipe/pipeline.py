@@ -52,7 +52,7 @@ from facepipe.stages.swap import SwappedFrame, swap_frames, write_swap
 from facepipe.stages.train import run_training
 from facepipe.training import setup as training
 from facepipe.training.setup import shape_of
-from facepipe.training.team import Team
+from facepipe.training.team import Team, processes
 from facepipe.types import Faces, Image, Side, evenly_spaced
 from facepipe.video import Clip, ClipReader, Frame, Limits, find_clips, open_clip, read_image
 from facepipe.workspace import (
@@ -258,8 +258,29 @@ def _call(stage: Stage, config: Any, progress: Progress | None, settings: Mappin
         "source": find_clips(resolved.source),
         "target": find_clips(resolved.target),
     }
+    if stage == "train" and processes()[0] > 0:
+        return _assist(resolved)
     with Workspace(resolved.out) as workspace:
         return _Run(resolved, workspace, clips, progress or (lambda *_: None)).up_to(stage)
+
+
+def _assist(config: Config) -> Result:
+    """What all but the first of several processes do: train, once the first has prepared the run folder."""
+    assert config.out is not None
+    device = choose_device(config.device)
+    team = Team.join(device)
+    if not team.agree(0.0):
+
+        def embedder() -> InceptionResnetV1:
+            return InceptionResnetV1(weights.path("irv1"), device=str(team.device))
+
+        run_training(config.out / "model", config, team, _judge(config, embedder), lambda *_: None)
+    return Result(config.out)
+
+
+def _judge(config: Config, net: Callable[[], InceptionResnetV1]) -> Callable[[], InceptionResnetV1] | None:
+    """What loads the identity net of a training; none where neither the loss nor anything else has one."""
+    return net if config.train.loss.identity or config.detect.embedder != "none" else None
 
 
 class _Run:
@@ -494,14 +515,15 @@ class _Run:
         key, folder = self._train_key(), self.workspace.root / "model"
         marker = folder / "train.json"
         done, steps = self.workspace.is_done(marker, key), 0
+        team = Team.join(self.device)
         if not done:
-            team = Team.join(self.device)
             sets = {side: self._faceset(side) for side in SIDES}
             shape = shape_of(self.config.train, self.device)
             training.prepare(folder, sets, self.config.align, self.config.train, shape)
             marker.unlink(missing_ok=True)
-            team.wait()
-            report = run_training(folder, self.config, team, self._identity_net, self.progress)
+        team.agree(float(done))
+        if not done:
+            report = run_training(folder, self.config, team, _judge(self.config, self._identity_net), self.progress)
             self.result.warnings += report.notes
             self._refine_generator(folder, sets)
             state = {"steps": report.step, "scores": report.scores}

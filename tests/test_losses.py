@@ -106,7 +106,7 @@ def test_matrix_norms_equal_torch(kind: Any) -> None:
     torch.testing.assert_close(losses.matrix_norm(x, kind), torch.linalg.matrix_norm(x, order))
     assert torch.autograd.gradcheck(lambda v: losses.matrix_norm(v, kind), x)
     zero = torch.zeros(3, 3, requires_grad=True)
-    losses.matrix_norm(zero, kind).backward()  # type: ignore[no-untyped-call]
+    losses.matrix_norm(zero, kind).backward()
     assert zero.grad is not None
     assert torch.isfinite(zero.grad).all()
 
@@ -453,7 +453,7 @@ def test_points_lie_between_each_pair() -> None:
 def test_penalty_trains_the_discriminator_alone() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(4 * 36, 1)).double()
     real, fake = (x.requires_grad_() for x in images(3, 3, 8, 8))
-    losses.gradient_penalty(net, real, fake).backward()  # type: ignore[no-untyped-call]
+    losses.gradient_penalty(net, real, fake).backward()
     assert real.grad is None
     assert fake.grad is None
     assert all(p.grad is not None for p in (net[0].weight, net[3].weight))
@@ -494,7 +494,7 @@ def test_training_brings_the_slope_to_one() -> None:
 def test_a_flat_critic_has_a_finite_penalty() -> None:
     net = nn.Linear(5, 1)
     nn.init.zeros_(net.weight)
-    losses.gradient_penalty(net, *images(4, 5, dtype=torch.float32)).backward()  # type: ignore[no-untyped-call]
+    losses.gradient_penalty(net, *images(4, 5, dtype=torch.float32)).backward()
     assert net.weight.grad is not None
     assert torch.isfinite(net.weight.grad).all()
 

@@ -71,7 +71,7 @@ def same(a: Face, b: Face, tolerance: float = 1e-5) -> None:
 
 
 def backward(loss: Tensor) -> None:
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 # ------------------------------------------------------------------------------------------------------- architectures

@@ -32,7 +32,7 @@ def run_training(
     folder: Path,
     config: Config,
     team: Team,
-    embedder: Callable[[], InceptionResnetV1],
+    embedder: Callable[[], InceptionResnetV1] | None,
     progress: Callable[[str, str, int, int | None], None],
 ) -> Report:
     """Train what `facepipe.training.setup.prepare` wrote, from the newest checkpoint on; every process calls this.
@@ -45,8 +45,8 @@ def run_training(
         `train` and `seed` are used.
     team : Team
         The processes that train together.
-    embedder : callable
-        Loads the identity net.
+    embedder : callable, optional
+        Loads the identity net; without it similarities are neither trained nor measured.
     progress : callable
         See `facepipe.pipeline.Progress`.
     """

@@ -55,20 +55,13 @@ class Team:
         """Whether this process writes files and shows progress."""
         return self.number == 0
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self.size > 1:
-            from accelerate import PartialState
-
-            PartialState().wait_for_everyone()
-
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace gradients by their mean over the processes. A parameter has one in all processes or in none."""
         if self.size > 1:
             self.average([parameter.grad for parameter in parameters if parameter.grad is not None])
 
     def agree(self, value: float) -> float:
-        """The first process's value, in all of them."""
+        """The first process's value, in all of them; each waits for the others here."""
         told = torch.tensor([value if self.leads else 0.0], device=self.device)
         self.average([told])
         return float(told) * self.size

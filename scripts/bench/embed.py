@@ -51,7 +51,7 @@ def traced(net: Any, *, channels_last: bool, optimized: bool) -> Run:
     x = torch.zeros(2, 3, 160, 160)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is on its way out, and says so
-        script = torch.jit.freeze(torch.jit.trace(net, x, check_trace=False))  # type: ignore[no-untyped-call]
+        script = torch.jit.freeze(torch.jit.trace(net, x, check_trace=False))
         script = torch.jit.optimize_for_inference(script) if optimized else script
     return runner(script, channels_last=channels_last)
 

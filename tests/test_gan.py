@@ -1,0 +1,151 @@
+"""The trained swap through the whole pipeline, on slices of the real clips, with a net too small to be any good."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from facepipe import pipeline
+from facepipe.errors import CheckpointError, NoFaceError, TrainingError
+from facepipe.methods.faceset import Window
+from facepipe.methods.gan import Generator
+from facepipe.video import open_clip
+
+TINY = (
+    "train.architecture={widths=[8, 8, 8, 8], up=[8, 8, 8, 8], code=8, bottom=8, linear=24, components=20}",
+    "train.steps=6",
+    "train.batch=4",
+    "train.loss.identity=0",
+    "train.validate_every=3",
+    "swap.method=gan",
+)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory, cut_clip: Callable[..., Path]) -> tuple[Path, Path]:
+    """40 frames of each person: 27 to learn from, 8 held out."""
+    root = tmp_path_factory.mktemp("forty")
+    cut_clip("single_face.mp4", root / "man" / "man.mp4", 8, 48)
+    cut_clip("WolfgangLanger_Pexels.mp4", root / "woman" / "woman.mp4", 240, 280)
+    return root / "man", root / "woman"
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def run(clips: tuple[Path, Path], quick: tuple[str, ...]) -> Run:
+    """``run(out, *overrides)``: the whole pipeline."""
+
+    def call(out: Path, *overrides: str) -> Any:
+        config = pipeline.resolve(None, (*quick, *TINY, *overrides), source=clips[0], target=clips[1], out=out)
+        return pipeline.run(config)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, run: Run) -> tuple[Path, Any]:
+    out = tmp_path_factory.mktemp("gan") / "RUN"
+    return out, run(out)
+
+
+def test_a_net_is_trained_and_swaps(finished: tuple[Path, Any]) -> None:
+    out, result = finished
+    assert not result.failed
+    assert result.scores["method"] == "gan"
+    assert result.scores["frames"]["swapped"] == 40
+    assert 15 < result.scores["same_identity"]["psnr"] < 45
+    history = json.loads((out / "model" / "history.json").read_text())
+    assert [row["step"] for row in history] == [3, 6]
+    with open_clip(out / "swapped" / "woman.mp4") as swapped:
+        assert sum(1 for _ in swapped) == 40
+
+
+def test_only_the_held_out_end_is_measured(finished: tuple[Path, Any]) -> None:
+    out, _ = finished
+    with np.load(out / "model" / "faces-target.npz") as faces:
+        assert faces["held_out"].tolist() == list(range(32, 40))
+        assert faces["train"].tolist() == list(range(27))
+
+
+def test_the_generator_draws_alike_in_any_batch(finished: tuple[Path, Any]) -> None:
+    generator = Generator.load(finished[0] / "model" / "generator")
+    assert set(generator.fine) == {"source", "target"}
+    images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+    whole = generator.draw(images, "target", "source")
+    assert whole.images.shape == (5, 192, 192, 3)
+    single = [generator.draw(images[i : i + 1], "target", "source").images[0] for i in range(5)]
+    assert np.abs(whole.images.astype(int) - np.stack(single)).max() <= 1
+
+
+def test_nothing_to_do_trains_nothing(finished: tuple[Path, Any], run: Run) -> None:
+    again = run(finished[0])
+    assert {outcome.status for outcome in again.outcomes} == {"kept"}
+
+
+def test_more_steps_go_on(finished: tuple[Path, Any], run: Run, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "RUN"
+    shutil.copytree(finished[0], out)
+    result = run(out, "train.steps=9")
+    assert not result.failed
+    assert [row["step"] for row in json.loads((out / "model" / "history.json").read_text())] == [3, 6, 9]
+
+
+def test_another_architecture_or_template_is_refused(finished: tuple[Path, Any], run: Run, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "RUN"
+    shutil.copytree(finished[0], out)
+    with pytest.raises(CheckpointError, match=r"another architecture \(differs in .*'down': 'max'.*delete .*model"):
+        run(out, "train.architecture.down=max")
+    with pytest.raises(CheckpointError, match=r"trained on crops of template ibug68 with margin 0.15, not arcface5"):
+        run(out, "align.template=arcface5")
+    assert Generator.load(out / "model" / "generator").net.shape.down == "stride"  # nothing was lost
+
+
+def test_a_damaged_generator_is_told(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    for suffix in (".json", ".safetensors"):
+        data = (finished[0] / "model" / f"generator{suffix}").read_bytes()
+        (tmp_path / f"generator{suffix}").write_bytes(data if suffix == ".json" else data[:-50])
+    with pytest.raises(CheckpointError, match="damaged"):
+        Generator.load(tmp_path / "generator")
+    with pytest.raises(CheckpointError, match="no trained net there; run `facepipe train`"):
+        Generator.load(tmp_path / "nothing")
+
+
+def test_too_few_faces(clips: tuple[Path, Path], short_clips: Any, quick: tuple[str, ...], tmp_path: Path) -> None:
+    config = pipeline.resolve(None, (*quick, *TINY), source=short_clips.man, target=clips[1], out=tmp_path / "RUN")
+    with pytest.raises(NoFaceError, match=r"too few faces to learn from: 8 .* expected 16 or more"):
+        pipeline.train(config)
+
+
+@pytest.mark.slow
+def test_one_person_is_not_enough(clips: tuple[Path, Path], tmp_path: Path) -> None:
+    config = pipeline.resolve(None, TINY, source=clips[0], target=clips[0], out=tmp_path / "RUN")
+    with pytest.raises(TrainingError, match="source and target show one person"):
+        pipeline.train(config)
+
+
+def test_eigenface_runs_through_the_pipeline(run: Run, tmp_path: Path) -> None:
+    result = run(tmp_path / "RUN", "swap.method=eigenface")
+    assert not result.failed
+    assert result.scores["method"] == "eigenface"
+    assert result.scores["frames"]["swapped"] == 40
+    assert not (tmp_path / "RUN" / "model").exists()
+
+
+def test_a_window_keeps_half_pixels() -> None:
+    window = Window(0.5, 0.5, 0.5)
+    matrix = window.crop_to_window(100, 50)
+    corner = matrix @ np.array([24.5, 24.5, 1])  # the outer corner of the window's first pixel
+    np.testing.assert_allclose(corner, [-0.5, -0.5], atol=1e-9)
+    bordered = window.crop_to_window(100, 100, border=0.5)
+    np.testing.assert_allclose(bordered @ np.array([-0.5, -0.5, 1]), [-0.5, -0.5], atol=1e-9)
