@@ -26,7 +26,7 @@ from facepipe.training.objective import IdentityLoss, paste_into_stored
 from facepipe.training.schedule import Clock, augmentation_strength, learning_rate
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
-from facepipe.training.validation import masked_psnr
+from facepipe.training.validation import component_psnr, masked_psnr
 from facepipe.types import Side
 
 SIZE = 32
@@ -233,6 +233,18 @@ def test_the_identity_loss_is_small_for_the_right_person(persons: dict[Side, Per
     value.backward()
     assert image.grad is not None
     assert torch.isfinite(image.grad).all()
+
+
+def test_the_yardstick_is_the_projection_onto_components(persons: dict[Side, Person]) -> None:
+    loader = Loader(persons, SIZE, make_config())
+    for side, psnr in component_psnr(loader, 3).items():
+        person = persons[side]
+        learned = loader.clean(side, torch.from_numpy(person.train)).target.flatten(1).double()
+        pair = loader.clean(side, torch.from_numpy(person.held_out))
+        _, _, basis = torch.linalg.svd(learned - learned.mean(0), full_matrices=False)
+        free = pair.target.flatten(1).double() - learned.mean(0)
+        rebuilt = (learned.mean(0) + free @ basis[:3].T @ basis[:3]).float().view_as(pair.target)
+        assert psnr == pytest.approx(float(masked_psnr(rebuilt.clamp(-1, 1), pair.target, pair.mask).mean()), abs=0.01)
 
 
 # ---------------------------------------------------------------------------------------------------------- schedule

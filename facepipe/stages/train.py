@@ -19,12 +19,13 @@ from facepipe.training.schedule import Clock, augmentation_strength, learning_ra
 from facepipe.training.setup import Setup
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
-from facepipe.training.validation import Validator, describe
+from facepipe.training.validation import Validator, component_psnr, describe
 
 __all__ = ["run_training", "train_net"]
 
 _LOOK = 10  # steps between two looks at the losses: each look waits for the device
 _SNAPSHOT = 100  # steps between two copies of the state that a diverged training goes back to
+_YARDSTICKS = (32, 128)  # components that held-out faces are rebuilt from, to compare with
 _SETBACKS = 5  # times that it does, at half the learning rate each
 
 
@@ -56,6 +57,12 @@ def run_training(
         if getattr(config.train, name) % team.size:
             raise UsageError(f"train.{name}: expected a multiple of the {team.size} processes")
     start = Setup.read(folder, config, team, embedder)
+    if team.leads:
+        for count in _YARDSTICKS:
+            psnr = component_psnr(start.loader, count)
+            getattr(progress, "describe", _quiet)(
+                f"{count} principal components: held-out PSNR {psnr['source']:.2f} / {psnr['target']:.2f} dB"
+            )
     watch = _Watch(progress, config.train, summary(start.trainee.raw, start.loader.size))
     return train_net(
         start.trainee,

@@ -12,12 +12,14 @@ from torch import Tensor
 from facepipe import losses
 from facepipe.diagnostics import ShiftMonitor
 from facepipe.networks import SIDES, SwapNet
+from facepipe.networks.linear import principal_components
 from facepipe.training.data import Loader
 from facepipe.training.objective import IdentityLoss
-from facepipe.types import Image, evenly_spaced
+from facepipe.types import Image, Side, evenly_spaced
 
-__all__ = ["Validator", "describe", "masked_psnr"]
+__all__ = ["Validator", "component_psnr", "describe", "masked_psnr"]
 
+_LEARNED = 1500  # faces that the components of the yardstick are computed from
 _FACES = 48  # held-out faces of each person that are rebuilt ...
 _SWAPS = 12  # ... and swapped
 _COLUMNS = 6  # of a preview
@@ -31,6 +33,33 @@ def masked_psnr(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """
     error = ((a - b).square() * mask).sum((1, 2, 3)) / (a.shape[1] * mask.sum((1, 2, 3))).clamp_min(1e-6)
     return 10 * torch.log10(4 / error.clamp_min(1e-10))
+
+
+@torch.no_grad()
+def component_psnr(loader: Loader, count: int) -> dict[Side, float]:
+    """The yardstick: how well principal components of a person's training faces rebuild the held-out ones.
+
+    Parameters
+    ----------
+    loader : Loader
+        Whose persons are measured, at its size.
+    count : int
+        Components; fewer where there are not as many faces.
+
+    Returns
+    -------
+    dict of Side to float
+        Mean over the same held-out faces as `Validator` measures of the PSNR inside of the mask, in dB.
+    """
+    found: dict[Side, float] = {}
+    for side in SIDES:
+        rows = _spread(loader.persons[side].train, _LEARNED)
+        known = principal_components(loader.clean(side, rows).target.flatten(1).cpu(), count)
+        pair = loader.clean(side, _spread(loader.persons[side].held_out, _FACES))
+        free = pair.target.flatten(1).cpu() - known.mean
+        rebuilt = (known.mean + free @ known.basis.T @ known.basis).view(pair.target.shape).to(pair.target)
+        found[side] = float(masked_psnr(rebuilt.clamp(-1, 1), pair.target, pair.mask).mean())
+    return found
 
 
 class Validator:
