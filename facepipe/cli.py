@@ -223,6 +223,25 @@ def score(
 
 
 @app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The file to write, e.g. swap.onnx.")],
+    out: Annotated[Path, typer.Option("--out", help="The run folder with a trained net.")],
+    drawn: Annotated[str, typer.Option("--drawn", help="Who is drawn: source (the swap) or target.")] = "source",
+) -> None:
+    """Write the trained net of a run as ONNX: the target's faces in, the source's out.
+
+    facepipe export --out RUN swap.onnx
+    """
+    if drawn not in ("source", "target"):
+        raise UsageError(f"--drawn {drawn}: expected source or target")
+    from facepipe.methods.gan import Generator, export_onnx
+
+    generator = Generator.load(out / "model" / "generator")
+    export_onnx(generator, file, seen="target" if drawn == "source" else "source", drawn=drawn)  # type: ignore[arg-type]
+    sys.stdout.write(f"{file}: images (N, 3, {generator.net.shape.size}, {generator.net.shape.size}) in [-1, 1]\n")
+
+
+@app.command()
 def verify(
     files: Annotated[list[Path], typer.Argument(help="Videos, or folders of them.")], as_json: Json = False
 ) -> None:

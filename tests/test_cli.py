@@ -19,7 +19,7 @@ from facepipe.provenance import TAG, label
 from facepipe.video import write_image
 from facepipe.weights import catalog
 
-COMMANDS = ["run", "detect", "align", "train", "swap", "score", "verify", "doctor", "demo", "models"]
+COMMANDS = ["run", "detect", "align", "train", "swap", "score", "export", "verify", "doctor", "demo", "models"]
 
 
 class Call:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from facepipe import pipeline
+from facepipe.cli import main
 from facepipe.errors import CheckpointError, NoFaceError, TrainingError
 from facepipe.methods.faceset import Window
 from facepipe.methods.gan import Generator
@@ -82,6 +83,25 @@ def test_the_generator_draws_alike_in_any_batch(finished: tuple[Path, Any]) -> N
     assert whole.images.shape == (5, 192, 192, 3)
     single = [generator.draw(images[i : i + 1], "target", "source").images[0] for i in range(5)]
     assert np.abs(whole.images.astype(int) - np.stack(single)).max() <= 1
+
+
+def test_onnx_gives_the_same(finished: tuple[Path, Any], tmp_path: Path) -> None:
+    import onnxruntime
+    import torch
+
+    generator = Generator.load(finished[0] / "model" / "generator")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "--out", str(finished[0]), str(tmp_path / "swap.onnx")])
+    assert ended.value.code == 0
+    session = onnxruntime.InferenceSession(str(tmp_path / "swap.onnx"))
+    for count in (1, 3):
+        images = np.random.default_rng(count).uniform(-1, 1, (count, 3, 64, 64)).astype(np.float32)
+        pictures, masks = session.run(None, {"images": images})
+        with torch.inference_mode():
+            code = generator.net.encode(torch.from_numpy(images), "target")
+            image, mask = generator.fine_picture(code, "source")
+        np.testing.assert_allclose(pictures, image.clamp(-1, 1).numpy(), atol=1e-4)
+        np.testing.assert_allclose(masks, mask.numpy(), atol=1e-4)
 
 
 def test_nothing_to_do_trains_nothing(finished: tuple[Path, Any], run: Run) -> None:

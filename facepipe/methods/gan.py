@@ -7,6 +7,7 @@ one (`fit_fine`).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,12 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from facepipe import geometry
 from facepipe.composite import Patch
 from facepipe.config import AlignConfig, SwapConfig
-from facepipe.errors import CheckpointError
+from facepipe.errors import CheckpointError, UsageError
 from facepipe.image import warp
 from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, outline_mask
 from facepipe.methods.plan import Record, rows_to_swap
@@ -32,7 +33,7 @@ from facepipe.networks.linear import Synthesis, ridge
 from facepipe.types import Faces, Image, Side
 from facepipe.workspace import atomic_path, read_json
 
-__all__ = ["Drawn", "Fine", "GanPlan", "Generator", "fit_fine", "write_fine"]
+__all__ = ["Drawn", "Fine", "GanPlan", "Generator", "export_onnx", "fit_fine", "write_fine"]
 
 _FINER = 3  # times the net's size, for what is handed to the composite
 _PENALTY = 1e-3  # of the fine components' regression, in units of coefficients' variance
@@ -156,11 +157,12 @@ class Generator:
         with torch.inference_mode():
             whole = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
             code = self.net.encode(whole.contiguous(memory_format=torch.channels_last), seen)
-            image, mask = self._fine_picture(code, drawn)
+            image, mask = self.fine_picture(code, drawn)
             pictures = image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
             return Drawn(pictures.cpu().numpy(), mask[:, 0].cpu().numpy())
 
-    def _fine_picture(self, code: Tensor, drawn: Side) -> tuple[Tensor, Tensor]:
+    def fine_picture(self, code: Tensor, drawn: Side) -> tuple[Tensor, Tensor]:
+        """(B, 3, S, S) pictures, not clamped, and (B, 1, S, S) masks in [0, 1] of codes, at the finer size."""
         size = (self.size, self.size)
         face = self.net.decode(code, drawn)
         fine, image = self.fine.get(drawn), face.image
@@ -174,6 +176,61 @@ class Generator:
             return image, image.new_ones((len(image), 1, *size))
         mask = F.interpolate(face.mask_logits.float(), size, mode="bilinear", align_corners=False).sigmoid()
         return image, mask
+
+
+class _Drawing(nn.Module):
+    """A generator as one module: pictures in [-1, 1] to the finer pictures and masks."""
+
+    def __init__(self, generator: Generator, seen: Side, drawn: Side) -> None:
+        super().__init__()
+        self.net = generator.net
+        self._generator = generator
+        self._seen: Side = seen
+        self._drawn: Side = drawn
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        image, mask = self._generator.fine_picture(self.net.encode(images, self._seen), self._drawn)
+        return image.clamp(-1, 1), mask
+
+
+def export_onnx(generator: Generator, path: Path, *, seen: Side = "target", drawn: Side = "source") -> None:
+    """Write a generator as ONNX, for any runtime that reads it; needs the extra ``onnx``.
+
+    Input ``images``: (N, 3, s, s) float32 RGB in [-1, 1], through the window, any N. Outputs ``pictures``:
+    (N, 3, S, S) in [-1, 1], and ``masks``: (N, 1, S, S) in [0, 1].
+
+    Parameters
+    ----------
+    generator : Generator
+        What to write.
+    path : Path
+        The file.
+    seen, drawn : {"source", "target"}
+        Who is in the pictures, and who shall be.
+
+    Raises
+    ------
+    UsageError
+        The extra is not installed.
+    """
+    try:
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as exc:
+        raise UsageError("writing ONNX needs more packages: pip install 'facepipe[onnx]'") from exc
+    size = generator.net.shape.size
+    example = torch.zeros(2, 3, size, size, device=generator.device)
+    with atomic_path(path) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own, of its own deprecations
+        torch.onnx.export(
+            _Drawing(generator, seen, drawn).eval(),
+            (example,),
+            part,
+            input_names=["images"],
+            output_names=["pictures", "masks"],
+            dynamic_shapes=({0: torch.export.Dim("faces", min=1, max=4096)},),
+            external_data=False,
+            verbose=False,
+        )
 
 
 def _linear(net: SwapNet, side: Side) -> Synthesis:
