@@ -87,8 +87,8 @@ class Validator:
         -------
         dict of str to float
             ``psnr_{side}`` and ``ssim_{side}``: rebuilt held-out faces inside of the mask, means over faces.
-            ``to_source`` and so on, by who is seen: medians over held-out faces that were swapped and pasted back of
-            the cosine to the person shown (``shown_{side}``) and the one replaced (``leak_{side}``), by irv1.
+            ``shown_{side}`` and ``leak_{side}``: held-out faces of the person `side` that were swapped and pasted back,
+            medians of the cosine (irv1) to the person shown and to the one replaced; absent without an identity net.
             ``shift``: how far the inputs of the net's layers moved since the last call, in standard deviations
             (`facepipe.diagnostics`); absent at the first. ``quality``: what is compared to find the best: the mean
             PSNR, and 10 dB for each unit of margin.
