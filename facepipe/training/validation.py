@@ -87,7 +87,7 @@ class Validator:
         -------
         dict of str to float
             ``psnr_{side}`` and ``ssim_{side}``: rebuilt held-out faces inside of the mask, means over faces.
-            ``shown_{side}`` and ``leak_{side}``: held-out faces of the person `side` that were swapped and pasted back,
+            ``shown_{side}`` and ``leak_{side}``: held-out faces of the person `side` swapped and pasted back,
             medians of the cosine (irv1) to the person shown and to the one replaced; absent without an identity net.
             ``shift``: how far the inputs of the net's layers moved since the last call, in standard deviations
             (`facepipe.diagnostics`); absent at the first. ``quality``: what is compared to find the best: the mean
