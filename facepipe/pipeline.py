@@ -334,12 +334,11 @@ class _Run:
         return self.result
 
     def _work(self, stage: Stage) -> None:
-        sides: tuple[Side, Side] = ("source", "target")
-        for side in sides:
+        for side in SIDES:
             for clip in self.clips[side]:
                 self._guard("detect", side, clip, self._detect)
         if stage != "detect":
-            for side in sides:
+            for side in SIDES:
                 for clip in self._alive("detect", side):
                     self._guard("align", side, clip, self._align)
         if stage == "train" or (stage in ("swap", "score") and self.config.swap.method == "gan"):
@@ -498,11 +497,10 @@ class _Run:
     # Stage train
 
     def _train_key(self) -> str:
-        sides: tuple[Side, Side] = ("source", "target")
         return self._key(
             "train",
             align={
-                side: [self._keys["align", side, clip.name] for clip in self._alive("align", side)] for side in sides
+                side: [self._keys["align", side, clip.name] for clip in self._alive("align", side)] for side in SIDES
             },
             settings=self.config.train.model_dump(mode="json"),
             people=[str(self.config.swap.source_person), str(self.config.swap.target_person)],

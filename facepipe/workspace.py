@@ -32,6 +32,7 @@ __all__ = [
     "Workspace",
     "atomic_path",
     "digest",
+    "file_sha256",
     "read_crops",
     "read_faces",
     "read_json",
@@ -271,7 +272,7 @@ class Workspace:
         known = self._hashes.get(name)
         if known and known["stamp"] == stamp:
             return str(known["sha256"])
-        sha256 = _sha256(path) if path.is_file() else digest([(file.name, _sha256(file)) for file in files])
+        sha256 = file_sha256(path) if path.is_file() else digest([(file.name, file_sha256(file)) for file in files])
         self._hashes[name] = {"stamp": stamp, "sha256": sha256}
         write_json(self.root / "inputs.json", self._hashes)
         return sha256
@@ -300,6 +301,7 @@ def _visible(folder: Path) -> Iterator[Path]:
     return (path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

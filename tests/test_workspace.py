@@ -266,7 +266,7 @@ def test_hashes_are_remembered_until_the_file_changes(tmp_path: Path, monkeypatc
     with Workspace(tmp_path / "RUN") as workspace:
         first = workspace.file_hash(file)
     with monkeypatch.context() as patch:
-        patch.setattr("facepipe.workspace._sha256", lambda _: pytest.fail("hashed again"))
+        patch.setattr("facepipe.workspace.file_sha256", lambda _: pytest.fail("hashed again"))
         with Workspace(tmp_path / "RUN") as workspace:
             assert workspace.file_hash(file) == first
     file.write_bytes(b"two!")

@@ -155,7 +155,7 @@ class Generator:
             Who is in the pictures, and who shall be.
         """
         with torch.inference_mode():
-            whole = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+            whole = _signed(images, self.device)
             code = self.net.encode(whole.contiguous(memory_format=torch.channels_last), seen)
             image, mask = self.fine_picture(code, drawn)
             pictures = image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -233,6 +233,11 @@ def export_onnx(generator: Generator, path: Path, *, seen: Side = "target", draw
         )
 
 
+def _signed(images: NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
+    """(N, 3, H, W) float32 in [-1, 1] of (N, H, W, 3) uint8."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
 def _linear(net: SwapNet, side: Side) -> Synthesis:
     return cast("Synthesis", net.synthesis[side])
 
@@ -257,7 +262,7 @@ def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, 
     """
     net, size, other = generator.net, generator.size, OTHER[drawn]
     own = _through(sets[drawn], generator.window, size)
-    pictures = torch.from_numpy(own).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    pictures = _signed(own)
     strange = torch.from_numpy(twins[other].pictures).permute(0, 3, 1, 2).float()
     mask = strange[:, 3:] / 255
     strange = torch.lerp(pictures.mean(0), strange[:, :3] / 127.5 - 1, mask)
@@ -265,7 +270,7 @@ def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, 
     codes = []
     for side in (drawn, other):
         seen = _through(sets[side], generator.window, net.shape.size)
-        images = torch.from_numpy(seen).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        images = _signed(seen)
         codes += [net.encode(part.to(generator.device), side) for part in images.split(_BATCH)]
     code = torch.cat(codes)
     for start in range(0, len(code), _BATCH):

@@ -6,7 +6,6 @@ hash, there is no checkpoint, and the one before it counts.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from facepipe.errors import CheckpointError
-from facepipe.workspace import atomic_path, read_json, write_json
+from facepipe.workspace import atomic_path, file_sha256, read_json, write_json
 
 __all__ = [
     "as_json",
@@ -51,7 +50,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) ->
     whole = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     with atomic_path(_tensors(path)) as part:
         safetensors.torch.save_file(whole, part)
-        sha256 = _sha256(part)
+        sha256 = file_sha256(part)
     write_json(_state(path), {"sha256": sha256, **state})
 
 
@@ -65,7 +64,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     state, file = read_state(path), _tensors(path)
     try:
-        if _sha256(file) != state["sha256"]:
+        if file_sha256(file) != state["sha256"]:
             raise CheckpointError(f"{file}: damaged (its sha256 is not the one it was written with); delete it")
         return safetensors.torch.load_file(file), state
     except OSError as exc:
@@ -158,8 +157,3 @@ def _tensors(path: Path) -> Path:
 
 def _state(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

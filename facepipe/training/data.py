@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,8 +168,8 @@ def _files(path: Path) -> tuple[Path, Path, Path]:
     return path.with_suffix(".npy"), path.with_name(f"{path.name}-twins.npy"), path.with_suffix(".npz")
 
 
-def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: Twins) -> list[str]:
-    """Write a person's pictures and what belongs to them beside `path`; returns the names of the files.
+def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: Twins) -> None:
+    """Write a person's pictures and what belongs to them beside `path`.
 
     Parameters
     ----------
@@ -213,7 +214,6 @@ def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: T
             held_out=np.flatnonzero(faces.held_out),
             twins=whole,
         )
-    return [file.name for file in files]
 
 
 class _Store:
@@ -237,9 +237,15 @@ class _Store:
 
 def as_floats(stored: Tensor) -> Tensor:
     """(B, 4, S, S) float32 of (B, S, S, 4) uint8: RGB in [-1, 1], mask in [0, 1]."""
-    scale = torch.tensor([2 / 255] * 3 + [1 / 255], device=stored.device)
-    shift = torch.tensor([-1.0] * 3 + [0.0], device=stored.device)
+    scale, shift = _float_map(stored.device)
     return torch.addcmul(shift, stored.float(), scale).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=8)
+def _float_map(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Factor and offset of each channel; kept, since each copy to a GPU would make it wait."""
+    scale = torch.tensor([2 / 255] * 3 + [1 / 255], device=device)
+    return scale, torch.tensor([-1.0] * 3 + [0.0], device=device)
 
 
 class _Taken(NamedTuple):
