@@ -137,8 +137,8 @@ class LossWeights(_Section):
     """Cross entropy of the predicted mask, of rebuilt faces and of swapped ones."""
     gan: Annotated[float, Field(ge=0)] = 0.0
     """The adversarial loss of rebuilt and swapped faces."""
-    identity: Annotated[float, Field(ge=0)] = 0.03
-    """What the swapped face's cosine (irv1) to the person shown lacks to .75, plus half of the leak."""
+    identity: Annotated[float, Field(ge=0)] = 0.1
+    """What the swapped face's cosine (irv1) to the person shown lacks to .85, plus half of the leak."""
     twin: Annotated[float, Field(ge=0)] = 1.0
     """Mean absolute error of a swapped face to its twin: what procrustes makes of the same face."""
     background: Annotated[float, Field(ge=0, le=1)] = 0.1

@@ -18,8 +18,8 @@ from facepipe.errors import NoFaceError
 from facepipe.finder import load_models
 from facepipe.image import hull_mask, piecewise_warp, soften
 from facepipe.methods import eigenface
-from facepipe.methods.bank import ChosenCrops
-from facepipe.methods.eigenface import EigenfacePlan, Eigenfaces, _features, _layout, _Part, _weights
+from facepipe.methods.bank import ChosenCrops, driving_features
+from facepipe.methods.eigenface import EigenfacePlan, Eigenfaces, _layout, _Part, _weights
 from facepipe.methods.faceset import FaceSet
 from facepipe.methods.plan import Plan, Record
 from facepipe.stages.align import align_faces
@@ -215,7 +215,7 @@ def painted(
     learned = replace(learned, train=np.arange(len(faces)) % 2 == 0, held_out=np.arange(len(faces)) % 2 == 1)
     layout = _layout(faces)
     # What is normal for the person is measured on what is learned from, as `Eigenfaces.fit` does.
-    features = zip(*_features(faces, faces[learned.train]), strict=True)
+    features = zip(*driving_features(faces, faces[learned.train]), strict=True)
     crops = []
     for own, (upper, lower) in zip(geometry.apply(faces.frame_to_crop, faces.mesh[..., :2]), features, strict=True):
         texture = np.clip(paint(upper, lower), 0, 255).astype(np.float32)
@@ -242,7 +242,9 @@ def test_a_linear_world_is_recovered(man: Person, monkeypatch: pytest.MonkeyPatc
     reference = person.faces[person.train]
     rows = np.r_[20 : int(0.4 * SIZE), int(0.65 * SIZE) : SIZE - 20]  # not where one half fades into the other
     inside = soften(hull_mask(model.layout, (SIZE, SIZE)), erode=4)[rows] > 0
-    wanted = np.stack([waves(*one) for one in zip(*_features(held, reference), strict=True)])[:, rows][:, inside]
+    wanted = np.stack([waves(*one) for one in zip(*driving_features(held, reference), strict=True)])[:, rows][
+        :, inside
+    ]
     drawn = np.stack([model.draw(code)[rows] for code in model.codes(held, reference)])[:, inside]
     error = np.abs(drawn - wanted)
     assert wanted.std(axis=0)[:, 0].mean() > 5  # they differ

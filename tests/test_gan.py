@@ -15,10 +15,11 @@ from facepipe.cli import main
 from facepipe.errors import CheckpointError, NoFaceError, TrainingError
 from facepipe.methods.faceset import Window
 from facepipe.methods.gan import Generator
+from facepipe.networks import HINTS
 from facepipe.video import open_clip
 
 TINY = (
-    "train.architecture={widths=[8, 8, 8, 8], up=[8, 8, 8, 8], code=8, bottom=8, linear=24, components=20}",
+    "train.architecture={widths=[8, 8, 8, 8], up=[8, 8, 8, 8], code=8, bottom=8, linear=120, components=20}",
     "train.steps=6",
     "train.batch=4",
     "train.loss.identity=0",
@@ -79,9 +80,10 @@ def test_the_generator_draws_alike_in_any_batch(finished: tuple[Path, Any]) -> N
     generator = Generator.load(finished[0] / "model" / "generator")
     assert set(generator.fine) == {"source", "target"}
     images = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
-    whole = generator.draw(images, "target", "source")
+    hints = np.random.default_rng(1).normal(0, 1, (5, HINTS)).astype(np.float32)
+    whole = generator.draw(images, "target", "source", hints)
     assert whole.images.shape == (5, 192, 192, 3)
-    single = [generator.draw(images[i : i + 1], "target", "source").images[0] for i in range(5)]
+    single = [generator.draw(images[i : i + 1], "target", "source", hints[i : i + 1]).images[0] for i in range(5)]
     assert np.abs(whole.images.astype(int) - np.stack(single)).max() <= 1
 
 
@@ -96,9 +98,10 @@ def test_onnx_gives_the_same(finished: tuple[Path, Any], tmp_path: Path) -> None
     session = onnxruntime.InferenceSession(str(tmp_path / "swap.onnx"))
     for count in (1, 3):
         images = np.random.default_rng(count).uniform(-1, 1, (count, 3, 64, 64)).astype(np.float32)
-        pictures, masks = session.run(None, {"images": images})
+        hints = np.random.default_rng(count).normal(0, 1, (count, HINTS)).astype(np.float32)
+        pictures, masks = session.run(None, {"images": images, "hints": hints})
         with torch.inference_mode():
-            code = generator.net.encode(torch.from_numpy(images), "target")
+            code = generator.net.encode(torch.from_numpy(images), "target", torch.from_numpy(hints))
             image, mask = generator.fine_picture(code, "source")
         np.testing.assert_allclose(pictures, image.clamp(-1, 1).numpy(), atol=1e-4)
         np.testing.assert_allclose(masks, mask.numpy(), atol=1e-4)

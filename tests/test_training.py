@@ -17,10 +17,10 @@ from torch import Tensor
 
 from facepipe.config import AugmentConfig, TrainConfig, build
 from facepipe.errors import CheckpointError, ConfigError, TrainingError
-from facepipe.networks import SIDES, Architecture, architecture
+from facepipe.networks import HINTS, SIDES, Architecture, architecture
 from facepipe.stages.train import train_net
 from facepipe.training import augment, checkpoint
-from facepipe.training.data import INSIDE, Loader, Person, as_floats, step_generator, stored_side
+from facepipe.training.data import INSIDE, Loader, Person, Swappable, as_floats, step_generator, stored_side
 from facepipe.training.diary import Report
 from facepipe.training.objective import IdentityLoss, paste_into_stored
 from facepipe.training.schedule import Clock, augmentation_strength, learning_rate
@@ -30,7 +30,9 @@ from facepipe.training.validation import component_psnr, masked_psnr
 from facepipe.types import Side
 
 SIZE = 32
-TINY = Architecture(size=SIZE, widths=(8, 8), code=8, bottom=8, up=(8, 8), linear=16, components=12, bounded=False)
+TINY = Architecture(
+    size=SIZE, widths=(8, 8), code=8, bottom=8, up=(8, 8), linear=114, hints=True, components=12, bounded=False
+)
 CPU = torch.device("cpu")
 FACTS = {"template": "ibug68", "margin": 0.15, "window": [0.5, 0.6, 0.75]}
 
@@ -54,6 +56,7 @@ def make_person(seed: int, count: int = 24, size: int = SIZE) -> Person:
         pictures=np.clip(pictures, 0, 255).astype(np.uint8),
         landmarks=np.repeat(landmarks[None], count, 0).astype(np.float32),
         yaw=rng.uniform(-20, 20, count).astype(np.float32),
+        hints=rng.normal(0, 0.1, (count, HINTS)).astype(np.float32),
         train=np.arange(count - 6),
         held_out=np.arange(count - 4, count),
         twins=np.where(np.arange(count) < count - 6, np.arange(count), -1),
@@ -229,7 +232,9 @@ def test_the_identity_loss_is_small_for_the_right_person(persons: dict[Side, Per
     for side in SIDES:
         assert loss.reference[side].norm() == pytest.approx(1)
     image = loader.clean("source", torch.arange(3)).input.requires_grad_()
-    value = loss(image, loader.stored("target", torch.arange(3)), "target")
+    twin, mask = loader.twin("target", torch.arange(3))
+    numbers = augment.draw(3, step_generator(0, 0))
+    value = loss(image, Swappable(loader.stored("target", torch.arange(3)), twin, mask, numbers), "target")
     value.backward()
     assert image.grad is not None
     assert torch.isfinite(image.grad).all()
@@ -272,7 +277,7 @@ def test_training_learns(tmp_path: Path, persons: dict[Side, Person]) -> None:
 
     @torch.no_grad()
     def psnr(trainee: Trainee) -> float:
-        rebuilt = trainee.averaged.rebuild(pair.input, "source").image
+        rebuilt = trainee.averaged.rebuild(pair.input, "source", pair.hints).image
         return float(masked_psnr(rebuilt, pair.target, pair.mask).mean())
 
     before = psnr(trainee)

@@ -18,9 +18,11 @@ from facepipe.image import delaunay, piecewise_warp
 from facepipe.types import Faces, Image, evenly_spaced
 
 __all__ = [
+    "ANGLE",
     "ChosenCrops",
     "Movements",
     "SourceBank",
+    "driving_features",
     "expression",
     "frontal_shapes",
     "mean_face",
@@ -28,6 +30,9 @@ __all__ = [
 ]
 
 _MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
+ANGLE = 8.0
+"""Degrees of a head's turn that weigh as much as one unit of expression."""
+
 _MOVE = 0.03  # movement of lips, lids and brows that counts as one, in distances between the eyes
 _OPEN_EYE = 0.16  # opening of a wide open eye, in the same unit
 _SMALL = 48  # side of the pictures that are searched for things in front of the face
@@ -106,6 +111,22 @@ def _places(frontal: Points) -> tuple[Points, Points, Points, Points]:
 def expression(frontal: Points) -> Points:
     """(N, F): what mouth, eyes and brows do, side by side; see `Movements`."""
     return np.concatenate(movements(frontal), axis=1)
+
+
+def driving_features(faces: Faces, person: Faces) -> tuple[Points, Points]:
+    """(N, 7) and (N, 45): what drives the upper and the lower part of a face; both begin with the three angles.
+
+    Parameters
+    ----------
+    faces : Faces
+        N faces.
+    person : Faces
+        Faces of the same person, see `movements`.
+    """
+    pose = np.stack([faces.yaw, faces.pitch, faces.roll], 1).astype(np.float64) / ANGLE
+    moved = movements(frontal_shapes(faces), person=frontal_shapes(person))
+    upper = np.concatenate([pose, moved.lids, moved.brows], axis=1)
+    return upper, np.concatenate([pose, moved.lips, moved.mouth], axis=1)
 
 
 class ChosenCrops(Sequence[Image]):

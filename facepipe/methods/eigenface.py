@@ -35,7 +35,7 @@ from facepipe.backends.landmarkers import MESH_TO_IBUG68
 from facepipe.composite import Patch
 from facepipe.config import SwapConfig
 from facepipe.image import delaunay, piecewise_warp
-from facepipe.methods.bank import SourceBank, frontal_shapes, mean_face, movements
+from facepipe.methods.bank import SourceBank, driving_features, frontal_shapes, mean_face
 from facepipe.methods.faceset import FaceSet
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.methods.procrustes import Swapper
@@ -48,7 +48,6 @@ _SIZE = 192  # side of the textures: 160 lost half a decibel, 224 won nothing
 _MOST = 300  # faces that are learned from, evenly spaced
 _COMPONENTS = 40  # of each half; 20 drew the same
 _PENALTY = 0.3  # of the regression, in squared units of the features; less drew noise from strange poses
-_ANGLE = 8.0  # degrees that weigh as much as one unit of expression, as in procrustes
 _LIMIT = 3.0  # standard deviations of the source's own coefficients that are drawn as they are ...
 _BEYOND = 0.2  # ... and the slope beyond
 
@@ -153,7 +152,7 @@ class Eigenfaces:
         layout = _layout(faces)
         textures, covered = _textures(faces, person.crops.take(rows), layout)
         fall = _fall(layout) * covered
-        upper, lower = _features(faces, faces)
+        upper, lower = driving_features(faces, faces)
         return cls(
             layout,
             np.median(frontal_shapes(faces), axis=0),
@@ -174,7 +173,7 @@ class Eigenfaces:
         """
         if not len(faces):
             return np.empty((0, len(self.upper.basis) + len(self.lower.basis)), np.float32)
-        upper, lower = _features(faces, person)
+        upper, lower = driving_features(faces, person)
         return np.concatenate([self.upper.codes(upper), self.lower.codes(lower)], axis=1)
 
     def draw(self, code: Array32) -> Image:
@@ -184,14 +183,6 @@ class Eigenfaces:
             flat[part.pixels] += (own @ part.basis + part.mean).reshape(-1, 3)
         texture = np.rint(np.clip(flat, 0, 255)).astype(np.uint8)
         return np.asarray(texture[self.nearest].reshape(_SIZE, _SIZE, 3))
-
-
-def _features(faces: Faces, person: Faces) -> tuple[Points, Points]:
-    """(N, 7) and (N, 45): what drives the upper and the lower part of a face."""
-    pose = np.stack([faces.yaw, faces.pitch, faces.roll], 1).astype(np.float64) / _ANGLE
-    moved = movements(frontal_shapes(faces), person=frontal_shapes(person))
-    upper = np.concatenate([pose, moved.lids, moved.brows], axis=1)
-    return upper, np.concatenate([pose, moved.lips, moved.mouth], axis=1)
 
 
 def _layout(faces: Faces) -> Points:

@@ -13,8 +13,9 @@ from facepipe.backends.landmarkers import FACE_OVAL
 from facepipe.config import SwapConfig
 from facepipe.errors import NoFaceError
 from facepipe.image import hull_mask, warp
-from facepipe.methods.bank import ChosenCrops, SourceBank, frontal_shapes
+from facepipe.methods.bank import ChosenCrops, SourceBank, driving_features, frontal_shapes
 from facepipe.methods.procrustes import Swapper, choose_sources
+from facepipe.networks import HINTS
 from facepipe.types import Faces, evenly_spaced
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "find_twins",
     "find_window",
     "held_out",
+    "hints_of",
     "outline_mask",
 ]
 
@@ -36,6 +38,7 @@ _GAP = 5  # faces between the two parts that belong to neither: neighbours look 
 _ROOM = 0.08  # of the window's side, left around the faces
 _LEAST = 16  # faces that can be learned from
 _MOST = 1500  # faces that are searched for twins
+_EDGE = 0.1  # of a pixel of a twin that has to be face for its colour to be known
 _ANYWHERE = (2**20, 2**20)  # height and width: a twin is not cut off where the frame ends
 
 Points = NDArray[np.float64]
@@ -106,10 +109,30 @@ class FaceSet:
             np.concatenate(held),
         )
 
+    def hints(self) -> NDArray[np.float32]:
+        """(N, HINTS) pose and expression of each face; see `hints_of`."""
+        return hints_of(self.faces, self.faces[self.train])
+
     def bank(self, rows: NDArray[np.int64]) -> SourceBank:
         """Some of the faces, ready to be searched."""
         mean = np.median(frontal_shapes(self.faces[rows]), axis=0)
         return SourceBank(self.faces[rows], self.crops.take(rows), self.clip[rows], mean)
+
+
+def hints_of(faces: Faces, person: Faces) -> NDArray[np.float32]:
+    """(N, HINTS) numbers that tell a net the pose and the expression of N faces.
+
+    Parameters
+    ----------
+    faces : Faces
+        N faces.
+    person : Faces
+        Faces of the same person, that tell how far the eyes open and where brows and mouth mostly are.
+    """
+    if not len(faces):
+        return np.empty((0, HINTS), np.float32)
+    upper, lower = driving_features(faces, person)
+    return np.concatenate([upper, lower[:, 3:]], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +204,20 @@ class Twins:
 
     Attributes
     ----------
+    seen : (N,) int64 array
+        The faces.
     rows : (N,) int64 array
         The face of the other person that each is made from.
     pictures : (N, size, size, 4) uint8 array
         RGB and mask, through the window; black where there is no face.
     """
 
+    seen: NDArray[np.int64]
     rows: NDArray[np.int64]
     pictures: NDArray[np.uint8]
 
 
-def find_twins(seen: FaceSet, other: FaceSet, window: Window, size: int) -> Twins:
+def find_twins(seen: FaceSet, other: FaceSet, window: Window, size: int, *, held_out: bool = False) -> Twins:
     """For each learnable face of one person the other person's most similar one, warped onto its landmarks.
 
     That is the swap method *procrustes*, which needs no training: pose and expression decide, faces with something in
@@ -205,10 +231,13 @@ def find_twins(seen: FaceSet, other: FaceSet, window: Window, size: int) -> Twin
         Place of the pictures in the aligned crops.
     size : int
         Side of the pictures.
+    held_out : bool
+        For the held-out faces as well. Those of the other person are never used.
     """
     rows = np.flatnonzero(other.train)
     rows = rows[evenly_spaced(len(rows), _MOST)]
-    bank, wanted = other.bank(rows), seen.faces[seen.train]
+    mine = np.flatnonzero(seen.train | seen.held_out if held_out else seen.train)
+    bank, wanted = other.bank(rows), seen.faces[mine]
     chosen = choose_sources(bank, wanted, steadiness=0.0)
     swapper = Swapper(bank, wanted, SwapConfig())
     pictures = np.zeros((len(wanted), size, size, 4), np.uint8)
@@ -218,6 +247,9 @@ def find_twins(seen: FaceSet, other: FaceSet, window: Window, size: int) -> Twin
         if patch is None:
             continue
         place = geometry.compose(geometry.invert(patch.frame_to_patch), face.frame_to_crop[0], matrix)
-        picture[..., :3] = warp(patch.image, place, (size, size), border="replicate")
+        # Beside the face a patch is black: edges are averages of what is face there.
+        covered = warp(np.asarray(patch.image.any(2), np.float32), place, (size, size))
+        image = warp(patch.image, place, (size, size)) / np.maximum(covered, _EDGE)[..., None]
+        picture[..., :3] = np.rint(np.minimum(image, 255))
         picture[..., 3] = np.rint(warp(patch.mask, place, (size, size)) * 255)
-    return Twins(rows[chosen], pictures)
+    return Twins(mine, rows[chosen], pictures)

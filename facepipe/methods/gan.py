@@ -1,8 +1,8 @@
 """Swap method *gan*: a trained net draws the target's face as the source's. See `facepipe.networks` and stage *train*.
 
 Faces are cut out of the frames through the window that the net was trained with, drawn in batches, and handed to the
-composite at a finer size: the convolutions' picture enlarged, and the linear part in its own finer one, where there is
-one (`fit_fine`).
+composite at a finer size: the net's picture enlarged, and detail that it is too small for, linear in the coefficients
+of its linear part, where there is one (`fit_fine`).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from facepipe.composite import Patch
 from facepipe.config import AlignConfig, SwapConfig
 from facepipe.errors import CheckpointError, UsageError
 from facepipe.image import warp
-from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, outline_mask
+from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, hints_of, outline_mask
 from facepipe.methods.plan import Record, rows_to_swap
-from facepipe.networks import OTHER, SIDES, Architecture, SwapNet
+from facepipe.networks import HINTS, OTHER, SIDES, Architecture, SwapNet
 from facepipe.networks.linear import Synthesis, ridge
 from facepipe.types import Faces, Image, Side
 from facepipe.workspace import atomic_path, read_json
@@ -36,13 +36,13 @@ from facepipe.workspace import atomic_path, read_json
 __all__ = ["Drawn", "Fine", "GanPlan", "Generator", "export_onnx", "fit_fine", "write_fine"]
 
 _FINER = 3  # times the net's size, for what is handed to the composite
-_PENALTY = 1e-3  # of the fine components' regression, in units of coefficients' variance
+_PENALTY = 0.03  # of the detail's regression, in units of coefficients' variance
 _TWINS = 0.3  # weight of all twins in it, against the person's own pictures
 _BATCH = 16
 
 
 class Fine(NamedTuple):
-    """The linear part of one person at a finer size.
+    """The detail of one person that a net's picture is too small for: a mean, and what coefficients add to it.
 
     Attributes
     ----------
@@ -82,7 +82,7 @@ class Generator:
     facts : dict
         Of its checkpoint: ``template``, ``margin``, ``step``, ``scores``, ``sha256`` and so on.
     fine : dict of Side to Fine
-        The linear part at a finer size, of each person that is drawn; empty where there is none.
+        The detail of each person that is drawn; empty where there is none.
     device : torch.device
         Where it runs.
     """
@@ -144,7 +144,7 @@ class Generator:
         """Side of what is drawn for the composite, in pixels."""
         return _FINER * self.net.shape.size if self.net.shape.size < 256 else self.net.shape.size
 
-    def draw(self, images: NDArray[np.uint8], seen: Side, drawn: Side) -> Drawn:
+    def draw(self, images: NDArray[np.uint8], seen: Side, drawn: Side, hints: NDArray[np.float32]) -> Drawn:
         """Draw faces of the person `seen` as the person `drawn`.
 
         Parameters
@@ -153,10 +153,13 @@ class Generator:
             Through the window, at the net's size.
         seen, drawn : {"source", "target"}
             Who is in the pictures, and who shall be.
+        hints : (N, HINTS) float32 array
+            Pose and expression, see `hints_of`.
         """
         with torch.inference_mode():
             whole = _signed(images, self.device)
-            code = self.net.encode(whole.contiguous(memory_format=torch.channels_last), seen)
+            whole = whole.contiguous(memory_format=torch.channels_last)
+            code = self.net.encode(whole, seen, torch.from_numpy(hints).to(self.device))
             image, mask = self.fine_picture(code, drawn)
             pictures = image.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
             return Drawn(pictures.cpu().numpy(), mask[:, 0].cpu().numpy())
@@ -165,10 +168,7 @@ class Generator:
         """(B, 3, S, S) pictures, not clamped, and (B, 1, S, S) masks in [0, 1] of codes, at the finer size."""
         size = (self.size, self.size)
         face = self.net.decode(code, drawn)
-        fine, image = self.fine.get(drawn), face.image
-        if fine is not None:
-            image = image - self.net.synthesis[drawn](code)
-        image = F.interpolate(image, size, mode="bicubic", align_corners=False)
+        fine, image = self.fine.get(drawn), _enlarged(face.image, self.size)
         if fine is not None:
             coefficients = _linear(self.net, drawn).limited(code)
             image = image + torch.addmm(fine.mean, coefficients, fine.basis).unflatten(1, (3, *size))
@@ -179,7 +179,7 @@ class Generator:
 
 
 class _Drawing(nn.Module):
-    """A generator as one module: pictures in [-1, 1] to the finer pictures and masks."""
+    """A generator as one module: pictures in [-1, 1], and their hints, to the finer pictures and masks."""
 
     def __init__(self, generator: Generator, seen: Side, drawn: Side) -> None:
         super().__init__()
@@ -188,16 +188,17 @@ class _Drawing(nn.Module):
         self._seen: Side = seen
         self._drawn: Side = drawn
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        image, mask = self._generator.fine_picture(self.net.encode(images, self._seen), self._drawn)
+    def forward(self, images: Tensor, hints: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        image, mask = self._generator.fine_picture(self.net.encode(images, self._seen, hints), self._drawn)
         return image.clamp(-1, 1), mask
 
 
 def export_onnx(generator: Generator, path: Path, *, seen: Side = "target", drawn: Side = "source") -> None:
     """Write a generator as ONNX, for any runtime that reads it; needs the extra ``onnx``.
 
-    Input ``images``: (N, 3, s, s) float32 RGB in [-1, 1], through the window, any N. Outputs ``pictures``:
-    (N, 3, S, S) in [-1, 1], and ``masks``: (N, 1, S, S) in [0, 1].
+    Inputs ``images``: (N, 3, s, s) float32 RGB in [-1, 1], through the window, any N; and ``hints``: (N, HINTS)
+    float32, pose and expression by `hints_of`, where the architecture takes them. Outputs ``pictures``: (N, 3, S, S)
+    in [-1, 1], and ``masks``: (N, 1, S, S) in [0, 1].
 
     Parameters
     ----------
@@ -218,16 +219,19 @@ def export_onnx(generator: Generator, path: Path, *, seen: Side = "target", draw
     except ImportError as exc:
         raise UsageError("writing ONNX needs more packages: pip install 'facepipe[onnx]'") from exc
     size = generator.net.shape.size
-    example = torch.zeros(2, 3, size, size, device=generator.device)
+    examples = {"images": torch.zeros(2, 3, size, size, device=generator.device)}
+    if generator.net.shape.hints:
+        examples["hints"] = torch.zeros(2, HINTS, device=generator.device)
+    several = torch.export.Dim("faces", min=1, max=4096)
     with atomic_path(path) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own, of its own deprecations
         torch.onnx.export(
             _Drawing(generator, seen, drawn).eval(),
-            (example,),
+            tuple(examples.values()),
             part,
-            input_names=["images"],
+            input_names=list(examples),
             output_names=["pictures", "masks"],
-            dynamic_shapes=({0: torch.export.Dim("faces", min=1, max=4096)},),
+            dynamic_shapes=tuple({0: several} for _ in examples),
             external_data=False,
             verbose=False,
         )
@@ -242,12 +246,16 @@ def _linear(net: SwapNet, side: Side) -> Synthesis:
     return cast("Synthesis", net.synthesis[side])
 
 
+def _enlarged(images: Tensor, size: int) -> Tensor:
+    return F.interpolate(images, (size, size), mode="bicubic", align_corners=False)
+
+
 @torch.inference_mode()
 def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, Twins], drawn: Side) -> Fine:
-    """The linear part of the person `drawn` at a finer size, fitted to their pictures at that size.
+    """The detail of the person `drawn`: what their pictures have at the finer size and lose at the net's.
 
-    The coefficients are those that the trained net gives; a ridge regression finds the mean and the components that
-    rebuild the fine pictures from them, together with the enlarged picture of the convolutions.
+    The uppermost level of a Laplacian pyramid (Burt and Adelson 1983, DOI 10.1109/TCOM.1983.1095851), by a ridge
+    regression from the coefficients that the trained net gives. All that the net's size can show stays the net's.
 
     Parameters
     ----------
@@ -261,27 +269,23 @@ def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, 
         Whose part is fitted.
     """
     net, size, other = generator.net, generator.size, OTHER[drawn]
-    own = _through(sets[drawn], generator.window, size)
-    pictures = _signed(own)
+    pictures = _signed(_through(sets[drawn], generator.window, size))
     strange = torch.from_numpy(twins[other].pictures).permute(0, 3, 1, 2).float()
-    mask = strange[:, 3:] / 255
-    strange = torch.lerp(pictures.mean(0), strange[:, :3] / 127.5 - 1, mask)
-    wanted = torch.cat((pictures, strange))
-    codes = []
+    strange = torch.lerp(pictures.mean(0), strange[:, :3] / 127.5 - 1, strange[:, 3:] / 255)
+    detail = torch.cat((pictures, strange))
+    for part in detail.split(_BATCH):
+        small = F.interpolate(part, (net.shape.size,) * 2, mode="bicubic", align_corners=False, antialias=True)
+        part -= _enlarged(small, size)
+    coefficients = []
     for side in (drawn, other):
-        seen = _through(sets[side], generator.window, net.shape.size)
-        images = _signed(seen)
-        codes += [net.encode(part.to(generator.device), side) for part in images.split(_BATCH)]
-    code = torch.cat(codes)
-    for start in range(0, len(code), _BATCH):
-        part = code[start : start + _BATCH]
-        rest = net.decode(part, drawn).image - net.synthesis[drawn](part)
-        rest = F.interpolate(rest, (size, size), mode="bicubic", align_corners=False).cpu()
-        wanted[start : start + _BATCH] -= rest
-    coefficients = _linear(net, drawn).limited(code).cpu()
-    weight = torch.full((len(code),), 1 / len(pictures))
+        images = _signed(_through(sets[side], generator.window, net.shape.size))
+        hints = torch.from_numpy(sets[side].hints()[sets[side].train])
+        for part, known in zip(images.split(_BATCH), hints.split(_BATCH), strict=True):
+            code = net.encode(part.to(generator.device), side, known.to(generator.device))
+            coefficients.append(_linear(net, drawn).limited(code).cpu())
+    weight = torch.full((len(detail),), 1 / len(pictures))
     weight[len(pictures) :] = _TWINS / max(1, len(strange))
-    matrix, constant = ridge(coefficients, wanted.flatten(1), weight, _PENALTY)
+    matrix, constant = ridge(torch.cat(coefficients), detail.flatten(1), weight, _PENALTY)
     return Fine(constant, matrix.T.contiguous())
 
 
@@ -349,6 +353,8 @@ class GanPlan:
         drawn: Side = "source",
     ) -> None:
         self.faces = faces[rows_to_swap(faces, rows, config)]
+        known = faces[rows & faces.trusted] if (rows & faces.trusted).any() else self.faces
+        self._hints = hints_of(self.faces, known)
         self._generator = generator
         self._crop = crop
         self._drawn: Side = drawn
@@ -364,7 +370,7 @@ class GanPlan:
             warp(frame, geometry.compose(matrix, seen), (small, small), border="replicate")
             for frame, matrix in zip(frames, matrices, strict=True)
         ]
-        drawn = generator.draw(np.stack(images), "target", self._drawn)
+        drawn = generator.draw(np.stack(images), "target", self._drawn, self._hints[list(rows)])
         place = self._to_window(large)
         patches: list[Patch | None] = []
         for row, matrix, image, mask in zip(rows, matrices, drawn.images, drawn.masks, strict=True):

@@ -20,14 +20,13 @@ from facepipe.backends.landmarkers import FACE_OVAL
 from facepipe.composite import Patch
 from facepipe.config import SwapConfig
 from facepipe.image import delaunay, hull_mask, piecewise_warp, warp
-from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
+from facepipe.methods.bank import ANGLE, SourceBank, expression, frontal_shapes, mean_face
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.types import Faces, Image
 
 __all__ = ["ProcrustesPlan", "Swapper", "choose_sources", "crossfade", "plan_procrustes"]
 
 _CANDIDATES = 48  # nearest faces that the search over time may choose from, a frame
-_ANGLE = 8.0  # degrees of yaw or pitch that weigh as much as one unit of expression
 _CLUTTER = 25.0  # price of a unit of clutter in front of the source face
 _REACH = 0.25  # proportions are smoothed over this distance: they move eyes and mouths, but do not open them
 
@@ -109,7 +108,7 @@ def crossfade(chosen: NDArray[np.int64], target: Faces, reach: int) -> list[dict
 
 
 def _pose(faces: Faces) -> Points:
-    return np.stack([faces.yaw, faces.pitch], 1).astype(np.float64) / _ANGLE
+    return np.stack([faces.yaw, faces.pitch], 1).astype(np.float64) / ANGLE
 
 
 def _squared(a: Points, b: Points) -> Points:

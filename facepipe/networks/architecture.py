@@ -8,7 +8,10 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from facepipe.errors import ConfigError
 
-__all__ = ["PRESETS", "Architecture", "DownKind", "NormKind", "architecture"]
+__all__ = ["HINTS", "PRESETS", "Architecture", "DownKind", "NormKind", "architecture"]
+
+HINTS = 49
+"""Numbers that tell a net the pose and the expression of a face."""
 
 DownKind = Literal["stride", "max", "average", "blur"]
 NormKind = Literal["none", "instance", "batch", "group", "spectral"]
@@ -50,9 +53,12 @@ class Architecture:
     mask : bool
         Whether the decoders draw a mask of the face too.
     linear : int
-        Numbers of a face's code that are its coefficients on components common to both persons; 0 leaves the linear
-        part out. With it the net starts as the best linear one (`facepipe.networks.linear`), and its convolutions
-        learn the rest.
+        Numbers of a face's code that are its coefficients on components of its person, a half for each of the two; 0
+        leaves the linear part out. With it the net starts as the best linear one (`facepipe.networks.linear`), and its
+        convolutions learn the rest.
+    hints : bool
+        The code has `HINTS` numbers of the landmarks' pose and expression too; they help where a pose was never seen.
+        Only with a linear part.
     components : int
         Components that a decoder has of its person, where there is a linear part.
     bounded : bool
@@ -73,6 +79,7 @@ class Architecture:
     refine: bool = False
     mask: bool = True
     linear: int = 0
+    hints: bool = False
     components: int = 256
     bounded: bool = True
 
@@ -80,7 +87,8 @@ class Architecture:
         for name in ("size", "kernel", "code", "bottom", "components"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
         self._expect(self.kernel % 2 == 1, "kernel", "odd, so that convolutions keep the size")
-        self._expect(self.linear == 0 or self.linear >= 2, "linear", "0, or at least 2 (one a person)")
+        least = 2 * (self.linear // 2 - self.linear_components + 1)
+        self._expect(self.linear == 0 or self.linear >= least, "linear", f"0, or at least {least}")
         for name in ("widths", "up"):
             self._expect(len(getattr(self, name)) > 0, name, "one level at least")
         halved, doubled = 2 ** len(self.widths), 2 ** (len(self.shared_up) + len(self.up))
@@ -91,6 +99,8 @@ class Architecture:
             )
         if self.norm == "instance" and self.down == "stride" and self.size == halved:
             raise ConfigError("architecture: norm instance needs more than one pixel; have fewer widths")
+        if self.hints and not self.linear:
+            raise ConfigError("architecture: hints go with a linear part (linear above 0)")
         if self.linear and self.layout != "df":
             raise ConfigError("architecture: linear goes with layout df (a decoder a person)")
 
@@ -109,6 +119,11 @@ class Architecture:
         """All numbers of a code."""
         return self.linear + self.code * (2 if self.layout == "liae" else 1)
 
+    @property
+    def linear_components(self) -> int:
+        """Components of each person whose coefficients are in the code."""
+        return self.linear // 2 - 1 - (HINTS if self.hints else 0)
+
 
 PRESETS: Mapping[str, Architecture] = {
     # The published deepfakes auto-encoder, the field's yardstick: 64 px, 5x5 stride 2, dense 1024.
@@ -116,7 +131,9 @@ PRESETS: Mapping[str, Architecture] = {
         widths=(128, 256, 512, 1024), code=1024, bottom=1024, shared_up=(512,), up=(256, 128, 64), mask=False
     ),
     # For two CPU cores: starts as a linear model, small convolutions.
-    "cpu-64": Architecture(widths=(32, 64, 96, 128), activation="silu", norm="group", linear=320, bounded=False),
+    "cpu-64": Architecture(
+        widths=(32, 64, 96, 128), activation="silu", norm="group", linear=420, hints=True, bounded=False
+    ),
     # For one GPU of 8 GB.
     "df-128": Architecture(
         size=128,

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from facepipe.networks.architecture import Architecture
+from facepipe.networks.architecture import HINTS, Architecture
 from facepipe.networks.blocks import Down, Residual, Up, convolution
 from facepipe.networks.linear import Analysis, Synthesis
 from facepipe.types import Side
@@ -84,6 +84,9 @@ class Decoder(nn.Module):
         self.bounded = shape.bounded
         if shape.linear:  # the picture begins as the linear one
             nn.init.zeros_(self.image.weight)
+            if self.mask is not None:  # and face is all that may be face, until it is known better
+                nn.init.zeros_(self.mask.weight)
+                nn.init.constant_(cast("Tensor", self.mask.bias), 2.0)
 
     def forward(self, maps: Tensor) -> Face:
         """See the class."""
@@ -130,17 +133,22 @@ class SwapNet(nn.Module):
         self.inters = nn.ModuleDict({name: Inter(inside, shape) for name in heads})
         persons = ("both",) if pair else SIDES
         self.decoders = nn.ModuleDict({name: Decoder(width * len(heads), shape) for name in persons})
-        self.analysis = Analysis(shape.linear, 3 * shape.size**2) if shape.linear else None
+        self.analysis = (
+            Analysis(shape.linear, 3 * shape.size**2, HINTS if shape.hints else 0) if shape.linear else None
+        )
         self.synthesis = nn.ModuleDict(
             {name: Synthesis(shape.code_size, shape.components, shape.size) for name in SIDES} if shape.linear else {}
         )
 
-    def encode(self, image: Tensor, side: Side) -> Tensor:
-        """(B, code_size) codes of pictures of the person `side`."""
+    def encode(self, image: Tensor, side: Side, hints: Tensor | None = None) -> Tensor:
+        """(B, code_size) codes of pictures of the person `side`, with their (B, HINTS) hints where the net takes any.
+
+        Without hints the face is taken for one of average pose and expression.
+        """
         features = self.encoder(image)
         codes = [head(features) for head in self.heads.values()]
         if self.analysis is not None:
-            codes.insert(0, self.analysis(image, SIDES.index(side)))
+            codes.insert(0, self.analysis(image, SIDES.index(side), hints))
         return torch.cat(codes, 1)
 
     def decode(self, code: Tensor, side: Side) -> Face:
@@ -155,15 +163,17 @@ class SwapNet(nn.Module):
             face = face._replace(image=face.image + self.synthesis[side](code))
         return face
 
-    def rebuild(self, image: Tensor, side: Side) -> Face:
+    def rebuild(self, image: Tensor, side: Side, hints: Tensor | None = None) -> Face:
         """The same person."""
-        return self.decode(self.encode(image, side), side)
+        return self.decode(self.encode(image, side, hints), side)
 
-    def swap(self, image: Tensor, side: Side) -> Face:
+    def swap(self, image: Tensor, side: Side, hints: Tensor | None = None) -> Face:
         """The other person, doing what the person `side` does."""
-        return self.decode(self.encode(image, side), OTHER[side])
+        return self.decode(self.encode(image, side, hints), OTHER[side])
 
-    def forward(self, images: Mapping[Side, Tensor], swapped: int = 0) -> tuple[dict[Side, Face], dict[Side, Face]]:
+    def forward(
+        self, images: Mapping[Side, Tensor], swapped: int = 0, hints: Mapping[Side, Tensor] | None = None
+    ) -> tuple[dict[Side, Face], dict[Side, Face]]:
         """Rebuild all pictures, and swap the last `swapped` of each person: one pass for all that a step needs.
 
         Returns
@@ -171,7 +181,9 @@ class SwapNet(nn.Module):
         rebuilt, swapped : dict of Side to Face
             By the person who is *seen* in the picture that went in; the second is empty for 0.
         """
-        codes = {side: self.encode(image, side) for side, image in images.items()}
+        codes = {
+            side: self.encode(image, side, None if hints is None else hints[side]) for side, image in images.items()
+        }
         rebuilt: dict[Side, Face] = {}
         other: dict[Side, Face] = {}
         for side in SIDES:
@@ -184,7 +196,12 @@ class SwapNet(nn.Module):
         return rebuilt, other
 
     @torch.no_grad()
-    def start_linear(self, images: Mapping[Side, Tensor], twins: Mapping[Side, Tensor]) -> None:
+    def start_linear(
+        self,
+        images: Mapping[Side, Tensor],
+        twins: Mapping[Side, Tensor],
+        hints: Mapping[Side, Tensor] | None = None,
+    ) -> None:
         """Give the linear part the best weights that can be computed: mean faces, components, and codes to draw them.
 
         Parameters
@@ -193,16 +210,20 @@ class SwapNet(nn.Module):
             Pictures of each person.
         twins : mapping of Side to (N, 3, S, S) Tensor
             For each of them a picture of the *other* person doing the same: what the swap shall look like.
+        hints : mapping of Side to (N, HINTS) Tensor, optional
+            Of the pictures.
         """
         analysis = self.analysis
         assert analysis is not None, "expected an architecture with a linear part"
         rows = {side: images[side].flatten(1) for side in SIDES}
         analysis.start((rows["source"], rows["target"]))
-        codes = {side: analysis(images[side], SIDES.index(side)) for side in SIDES}
+        codes = {
+            side: analysis(images[side], SIDES.index(side), None if hints is None else hints[side]) for side in SIDES
+        }
         for side in SIDES:
             other = OTHER[side]
             synthesis = cast("Synthesis", self.synthesis[side])
-            synthesis.start(analysis, rows[side], codes[side], twins[other].flatten(1), codes[other])
+            synthesis.start(analysis, SIDES.index(side), rows[side], twins[other].flatten(1), codes[other])
 
 
 def _rows(face: Face, start: int, stop: int | None) -> Face:

@@ -1,9 +1,9 @@
 """The linear part of a swap net: components of faces, and the best linear net to start from.
 
 Turk and Pentland 1991 (DOI 10.1162/jocn.1991.3.1.71): a face is a mean and a combination of few components. Here the
-coefficients of a face on components *common* to both persons, less those of its person's mean face, are a part of its
-code; a decoder turns any code into coefficients on components of *its* person. All of it is found by a singular value
-decomposition and a ridge regression, in seconds, before the first step of the training.
+coefficients of a face on components of *its* person are a part of its code; a decoder turns any code into coefficients
+on components of the person *it* draws. All of it is found by a singular value decomposition and a ridge regression, in
+seconds, before the first step of the training.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ __all__ = ["Analysis", "Components", "Synthesis", "principal_components", "ridge
 
 _LIMIT = 3.0  # standard deviations up to which coefficients are taken as they are ...
 _BEYOND = 0.2  # ... and the slope beyond: a code that no training face had draws no face that was never seen
-_TWINS = 0.1  # weight of all twins against all pictures of the person
-_PENALTY = 0.03  # of the ridge regression, in units of the codes' variance
+_PENALTY = 0.3  # of the ridge regression, in units of the codes' variance: .1 to 1 draw held-out twins alike
 _NOISE = 1e-5  # share of a picture that is rounding (float32) rather than a component
 
 
@@ -105,43 +104,54 @@ def ridge(x: Tensor, y: Tensor, weight: Tensor, penalty: float) -> tuple[Tensor,
 
 
 class Analysis(nn.Module):
-    """Coefficients of a picture on the common components, less its person's own.
+    """Coefficients of a picture on the components of the person who is seen in it.
+
+    Each person has a half of the code to themselves, the other is 0: what a decoder makes of the one's codes says
+    nothing of what it makes of the other's. Components common to both were tried: a decoder then also drew whatever it
+    shared by chance with pictures of the other person, and held-out swaps were 2 and 12 dB further from their twins.
+    After the coefficients come the hints, and last a 1: who is seen.
 
     Parameters
     ----------
     count : int
-        Components, K.
+        Numbers of both halves, K.
     pixels : int
         Numbers of a picture, D.
+    hints : int
+        Numbers that are known of a picture besides, H.
     """
 
     basis: Tensor
     offset: Tensor
 
-    def __init__(self, count: int, pixels: int) -> None:
+    def __init__(self, count: int, pixels: int, hints: int = 0) -> None:
         super().__init__()
-        self.register_buffer("basis", torch.zeros(count, pixels))
-        self.register_buffer("offset", torch.zeros(2, count))
+        self.width = count // 2
+        self.rest = count - 2 * self.width
+        self.hints = hints
+        self.count = self.width - hints - 1
+        self.register_buffer("basis", torch.zeros(2, self.count, pixels))
+        self.register_buffer("offset", torch.zeros(2, self.count))
 
-    def forward(self, image: Tensor, person: int) -> Tensor:
-        """(B, K) of (B, 3, S, S) pictures of person 0 or 1."""
+    def forward(self, image: Tensor, person: int, hints: Tensor | None = None) -> Tensor:
+        """(B, K) of (B, 3, S, S) pictures of person 0 or 1, and their (B, H) hints; without any they are 0."""
         with torch.autocast(image.device.type, enabled=False):
-            return F.linear(image.float().flatten(1), self.basis) - self.offset[person]
+            found = F.linear(image.float().flatten(1), self.basis[person]) - self.offset[person]
+        if self.hints:
+            found = torch.cat((found, found.new_zeros(len(found), self.hints) if hints is None else hints), 1)
+        before = person * self.width
+        return F.pad(F.pad(found, (0, 1), value=1.0), (before, self.width - before + self.rest))
 
     @torch.no_grad()
     def start(self, rows: tuple[Tensor, Tensor]) -> None:
-        """Take as many components of each person's pictures (N, D), made orthogonal to each other."""
-        halves = [principal_components(one, len(self.basis) // 2) for one in rows]
-        both = torch.cat([half.basis for half in halves]).double()
-        values, vectors = torch.linalg.eigh(both @ both.T)
-        kept = values > 1e-6  # what both have counts once
-        basis = (vectors[:, kept].T @ both / values[kept].sqrt()[:, None]).float()
-        # One scale for all components: what varies little in pictures shall not weigh much in codes.
-        variance = torch.cat([half.deviation.square() for half in halves]).mean()
+        """Take the first components of each person's pictures (N, D)."""
         self.basis.zero_()
-        self.basis[: len(basis)] = basis / variance.sqrt()
-        for person, half in enumerate(halves):
-            self.offset[person] = self.basis @ half.mean
+        for person, pictures in enumerate(rows):
+            found = principal_components(pictures, self.count)
+            # One scale for all components: what varies little in pictures shall not weigh much in codes.
+            basis = found.basis / found.deviation.square().mean().sqrt()
+            self.basis[person, : len(basis)] = basis
+            self.offset[person] = self.basis[person] @ found.mean
 
 
 class Synthesis(nn.Module):
@@ -182,44 +192,53 @@ class Synthesis(nn.Module):
         return picture.view(-1, 3, self.size, self.size)
 
     @torch.no_grad()
-    def start(self, analysis: Analysis, own: Tensor, own_codes: Tensor, twins: Tensor, strange_codes: Tensor) -> None:
+    def start(self, analysis: Analysis, person: int, own: Tensor, twins: Tensor, strange_codes: Tensor) -> None:
         """Find this person's components, and how codes become coefficients on them.
 
         A picture of this person is projected onto the components, as far as the analysis sees it; that is the best
         that a linear net can do for pictures it has not seen. The codes of the *other* person are mapped so that their
-        twins are drawn, by a ridge regression that leaves the codes of this person alone.
+        twins are drawn, by a ridge regression.
 
         Parameters
         ----------
         analysis : Analysis
             Started.
-        own, own_codes : (N, D), (N, K) Tensor
-            This person's pictures and their linear codes.
+        person : int
+            Who this is, 0 or 1.
+        own : (N, D) Tensor
+            This person's pictures.
         twins, strange_codes : (M, D), (M, K) Tensor
             This person doing what the other does in M pictures, and the codes of those.
         """
+        width = analysis.width
         found = _stacked(principal_components(own, len(self.basis) // 2), twins, len(self.basis))
-        count, width = len(found.basis), own_codes.shape[1]
+        count = len(found.basis)
         self.mean.copy_(found.mean)
         self.basis.zero_()
         self.basis[:count] = found.basis * found.deviation[:, None]
-        spread = analysis.basis.square().sum(1).max().clamp_min(1e-12).rsqrt()
-        project = found.basis @ analysis.basis.T * spread**2 / found.deviation[:, None]
-        codes = torch.cat((own_codes, strange_codes))
-        wanted = torch.cat((found.coefficients(own), found.coefficients(twins).clamp(-_LIMIT, _LIMIT)))
-        weight = torch.cat((own.new_full((len(own),), 1 / len(own)), own.new_full((len(twins),), _TWINS / len(twins))))
-        matrix, constant = ridge(codes, wanted - codes @ project.T, weight, _PENALTY)
-        self.coefficients.weight[:count, :width] = project + matrix
-        self.coefficients.bias[:count] = constant
+        weight = self.coefficients.weight
+        weight.zero_()
+        self.coefficients.bias.zero_()
+        basis = analysis.basis[person]
+        squares = basis.square().sum(1, keepdim=True).clamp_min(1e-12)
+        own_half = weight[:count, person * width :][:, : analysis.count]
+        own_half.copy_(found.basis @ (basis / squares).T / found.deviation[:, None])
+        first = (1 - person) * width
+        seen = strange_codes[:, first : first + width - 1]
+        wanted = found.coefficients(twins).clamp(-_LIMIT, _LIMIT)
+        matrix, constant = ridge(seen, wanted, seen.new_ones(len(seen)), _PENALTY)
+        weight[:count, first : first + width - 1] = matrix
+        weight[:count, first + width - 1] = constant
 
 
 def _stacked(own: Components, twins: Tensor, most: int) -> Components:
-    """Components of own pictures, and those of what the twins have beyond them."""
+    """Components of own pictures, and those of what the twins have beyond them, a constant difference included."""
     free = twins - own.mean
-    beyond = principal_components(free - free @ own.basis.T @ own.basis, most - len(own.basis))
+    along = free @ own.basis.T
+    rest = free - along @ own.basis
+    beyond = principal_components(torch.cat((rest, -rest)), most - len(own.basis))  # about 0, not about their mean
     seen = beyond.deviation > _NOISE * free.square().sum(1).mean().sqrt()  # else: what rounding left over
     # The scale of a component is that of the pictures which need it.
-    along = free @ own.basis.T
-    needed = torch.maximum(own.deviation, (along - along.mean(0)).square().mean(0).sqrt())
+    needed = torch.maximum(own.deviation, along.square().mean(0).sqrt())
     deviation = torch.cat((needed, beyond.deviation[seen]))
     return Components(own.mean, torch.cat((own.basis, beyond.basis[seen])), deviation)

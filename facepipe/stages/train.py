@@ -169,7 +169,10 @@ def train_net(
             batch = loader.make(next(taken), augmentation_strength(schedule, share))
             trainee.set_rates(learning_rate(schedule, trainee.step, share))
             with trainee.autocast():
-                rebuilt, swaps = trainee.net({side: batch.pairs[side].input for side in SIDES}, batch.swapped)
+                seen, hints = (
+                    {side: getattr(batch.pairs[side], name) for side in SIDES} for name in ("input", "hints")
+                )
+                rebuilt, swaps = trainee.net(seen, batch.swapped, hints)
             # Discriminators, on what was drawn
             game = trainee.game if batch.swapped and share >= schedule.gan_from else None
             if game is not None:

@@ -61,11 +61,14 @@ class Pair(NamedTuple):
         RGB in [-1, 1]; the input may be warped.
     mask : (B, 1, s, s) Tensor
         1 inside of the target's face.
+    hints : (B, HINTS) Tensor
+        Pose and expression.
     """
 
     input: Tensor
     target: Tensor
     mask: Tensor
+    hints: Tensor
 
 
 class Swappable(NamedTuple):
@@ -77,11 +80,14 @@ class Swappable(NamedTuple):
         The faces with their surroundings, RGB in [-1, 1], and the mask.
     twin, twin_mask : (K, 3, s, s), (K, 1, s, s) Tensor
         The other person doing the same, and where there is face in that picture.
+    numbers : (K, NUMBERS) Tensor
+        Random ones, for losses that look from here and there; see `augment.draw`.
     """
 
     stored: Tensor
     twin: Tensor
     twin_mask: Tensor
+    numbers: Tensor
 
 
 class Batch(NamedTuple):
@@ -116,17 +122,20 @@ class Person:
         In [-1, 1] over the stored picture.
     yaw : (N,) float32 array
         Degrees.
+    hints : (N, HINTS) float32 array
+        See `facepipe.methods.faceset.hints_of`.
     train, held_out : int64 array
         Rows.
     twins : (N,) int64 array
         Row of the other person's most similar face; -1 where none was looked for.
     twin_pictures : (N, s, s, 4) uint8 array
-        The other person doing the same, RGB and mask; rows that are not trained on are empty.
+        The other person doing the same, RGB and mask; rows that are neither trained on nor held out are empty.
     """
 
     pictures: NDArray[np.uint8]
     landmarks: NDArray[np.float32]
     yaw: NDArray[np.float32]
+    hints: NDArray[np.float32]
     train: NDArray[np.int64]
     held_out: NDArray[np.int64]
     twins: NDArray[np.int64]
@@ -182,7 +191,7 @@ def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: T
     size : int
         Side of the net's pictures.
     twins : Twins
-        Of its learnable faces.
+        Of its learnable and its held-out faces.
     """
     crop = faces.crops[0].shape[0]
     side = stored_side(size)
@@ -198,11 +207,11 @@ def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: T
         del pictures
     points = geometry.apply(geometry.compose(faces.faces.frame_to_crop, matrix), faces.faces.landmarks)
     whole = np.full(len(faces.faces), -1, np.int64)
-    whole[faces.train] = twins.rows
+    whole[twins.seen] = twins.rows
     with atomic_path(files[1]) as part:
         shape = (len(faces.faces), *twins.pictures.shape[1:])
         drawn = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
-        drawn[faces.train] = twins.pictures
+        drawn[twins.seen] = twins.pictures
         drawn.flush()
         del drawn
     with atomic_path(files[2]) as part, part.open("wb") as file:
@@ -210,6 +219,7 @@ def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: T
             file,
             landmarks=((points + 0.5) * (2 / side) - 1).astype(np.float32),
             yaw=faces.faces.yaw,
+            hints=faces.hints(),
             train=np.flatnonzero(faces.train),
             held_out=np.flatnonzero(faces.held_out),
             twins=whole,
@@ -257,6 +267,7 @@ class _Taken(NamedTuple):
     others: Mapping[Side, Tensor]
     other_landmarks: Mapping[Side, Tensor]
     twins: Mapping[Side, Tensor]
+    hints: Mapping[Side, Tensor]
     numbers: Mapping[Side, Tensor]
 
 
@@ -299,6 +310,7 @@ class Loader:
         self._twins = {side: _Store(persons[side].twin_pictures, self.device) for side in SIDES}
         self._chance = {side: torch.from_numpy(persons[side].sampling()) for side in SIDES}
         self._landmarks = {side: torch.from_numpy(persons[side].landmarks) for side in SIDES}
+        self._hints = {side: torch.from_numpy(persons[side].hints) for side in SIDES}
 
     def stored(self, side: Side, rows: Tensor) -> Tensor:
         """(B, 4, S, S) pictures with surroundings, RGB in [-1, 1], and mask."""
@@ -306,7 +318,7 @@ class Loader:
 
     def clean(self, side: Side, rows: Tensor) -> Pair:
         """Faces as they are, through the window."""
-        return self._window(self.stored(side, rows))
+        return self._window(self.stored(side, rows), self._hints[side][rows].to(self.device))
 
     def twin(self, side: Side, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, s, s) pictures of the other person doing what `side` does, and (B, 1, s, s) their masks."""
@@ -326,17 +338,17 @@ class Loader:
             pair = self._varied(taken, side, stored, strength)
             if taken.swapped:
                 first, last = len(stored) - taken.swapped, stored[-taken.swapped :]
-                kept = self._window(last)
+                kept = self._window(last, pair.hints[first:])
                 pair = Pair(*(torch.cat((a[:first], b)) for a, b in zip(pair, kept, strict=True)))
                 twins = as_floats(taken.twins[side])
-                swaps[side] = Swappable(last, twins[:, :3], twins[:, 3:])
+                swaps[side] = Swappable(last, twins[:, :3], twins[:, 3:], taken.numbers[side][-taken.swapped :])
             pairs[side] = pair
         return Batch(pairs, swaps)
 
-    def _window(self, stored: Tensor) -> Pair:
+    def _window(self, stored: Tensor, hints: Tensor) -> Pair:
         edge = (stored.shape[-1] - self.size) // 2
         inner = stored[..., edge : edge + self.size, edge : edge + self.size]
-        return Pair(inner[:, :3], inner[:, :3], inner[:, 3:])
+        return Pair(inner[:, :3], inner[:, :3], inner[:, 3:], hints)
 
     def _take(self, step: int) -> _Taken:
         """Draw a step's faces and numbers, all processes alike, and read this process's share."""
@@ -344,7 +356,7 @@ class Loader:
         generator = step_generator(self._seed, step)
         swapped = min(self.config.swap_batch, self.config.batch) if step % self.config.swap_every == 0 else 0
         wanted = self.config.augment.color > 0 or self.config.augment.warp_to_other > 0
-        columns: list[dict[Side, Tensor]] = [{}, {}, {}, {}, {}, {}]
+        columns: list[dict[Side, Tensor]] = [{}, {}, {}, {}, {}, {}, {}]
         for side in SIDES:
             drawn = torch.multinomial(self._chance[side], self.config.batch, replacement=True, generator=generator)
             numbers = augment.draw(len(drawn), generator)
@@ -359,6 +371,7 @@ class Loader:
                 self._stores[OTHER[side]].gather(others),
                 self._landmarks[OTHER[side]][others].to(self.device, non_blocking=True),
                 self._twins[side].gather(rows[len(rows) - swapped // processes :]),
+                self._hints[side][rows].to(self.device, non_blocking=True),
                 numbers[mine].to(self.device, non_blocking=True),
             )
             for column, value in zip(columns, values, strict=True):
@@ -368,7 +381,7 @@ class Loader:
     def _varied(self, taken: _Taken, side: Side, stored: Tensor, strength: float) -> Pair:
         config = self.config.augment
         if not strength and not config.flip:
-            return self._window(stored)
+            return self._window(stored, taken.hints[side])
         how = augment.variation(taken.numbers[side], config, strength)
         grid = augment.similarity_grid(how.similarity, self.size, INSIDE)
         picture = augment.sample(stored, grid)
@@ -379,11 +392,11 @@ class Loader:
             seen = seen + how.to_other * field
         image = augment.sample(stored[:, :3], seen)
         if config.color:
-            other = self._window(as_floats(taken.others[side]))
+            other = self._window(as_floats(taken.others[side]), taken.hints[side])
             moved = augment.color_map(target, mask, other.target, other.mask)
             image, target = (torch.lerp(one, moved(one), how.recolored) for one in (image, target))
         image, target = (torch.addcmul(how.bias, one, how.gain) for one in (image, target))
-        return Pair(image, target, mask)
+        return Pair(image, target, mask, taken.hints[side])
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

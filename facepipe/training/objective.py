@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from facepipe import losses
-from facepipe.config import LossWeights
+from facepipe.config import AugmentConfig, LossWeights
 from facepipe.networks import OTHER, SIDES, Face
-from facepipe.training.augment import color_map
+from facepipe.training.augment import color_map, sample, variation
 from facepipe.training.data import Batch, Loader, Pair, Swappable
 from facepipe.training.game import Game
 from facepipe.types import Side
@@ -35,7 +35,8 @@ Terms = dict[str, Tensor]
 Region = tuple[float, float, float, float]
 
 _LEAK = 0.05  # similarity to the replaced person that counts as none ...
-_ALIKE = 0.75  # ... and to the person shown that is enough: beyond it the net is fooled by patterns, not by a face
+_ALIKE = 0.85  # ... and to the person shown that is enough: beyond it the net is fooled by patterns, not by a face
+_VIEWS = AugmentConfig(clean=0, rotation=4, scale=0.04, shift=0.02, gain=0.1, flip=True)  # a pattern fits one view
 
 
 def total(terms: Terms, weights: LossWeights) -> Tensor:
@@ -72,7 +73,7 @@ def objective(
         if batch.swapped:
             found |= swapped(swaps[side], batch.pairs[side], batch.swaps[side], weights)
             if identity is not None:
-                found["identity"] = identity(swaps[side].image, batch.swaps[side].stored, side)
+                found["identity"] = identity(swaps[side].image, batch.swaps[side], side)
         for name, term in found.items():
             half = term.float() / len(SIDES)
             terms[name] = terms[name] + half if name in terms else half
@@ -211,12 +212,28 @@ class IdentityLoss:
         size = (self._size, self._size)
         return self._embed(F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True))
 
+    def _view(self, pictures: Tensor, numbers: Tensor) -> Tensor:
+        left, top, right, bottom = self._region
+        how = variation(numbers, _VIEWS, 1.0)
+        scale, middle = (right - left, bottom - top), (left + right - 1, top + bottom - 1)
+        matrix = how.similarity.clone()
+        for axis in range(2):
+            matrix[:, axis] *= scale[axis]
+            matrix[:, axis, 2] += middle[axis]
+        size = [len(pictures), 1, self._size, self._size]
+        return sample(pictures, F.affine_grid(matrix, size, align_corners=False)) * how.gain
+
     def similarities(self, image: Tensor, stored: Tensor, seen: Side) -> tuple[Tensor, Tensor]:
         """(B,) cosines of swapped faces to the person they shall show, and to the one who was seen."""
         found = self.of(paste_into_stored(image, stored))
         return found @ self.reference[OTHER[seen]], found @ self.reference[seen]
 
-    def __call__(self, image: Tensor, stored: Tensor, seen: Side) -> Tensor:
-        """What the cosine to the person shown lacks to .75, plus half of what is left of the one replaced; scalar."""
-        wanted, leak = self.similarities(image, stored, seen)
+    def __call__(self, image: Tensor, swap: Swappable, seen: Side) -> Tensor:
+        """What the cosine to the person shown lacks to .85, plus half of what is left of the one replaced; scalar.
+
+        The net looks at each picture a little turned, shifted, scaled and perhaps mirrored, by the numbers of `swap`:
+        what holds from everywhere is a feature of the face (Athalye et al. 2018, arXiv:1707.07397).
+        """
+        found = self._embed(self._view(paste_into_stored(image, swap.stored), swap.numbers))
+        wanted, leak = found @ self.reference[OTHER[seen]], found @ self.reference[seen]
         return F.relu(_ALIKE - wanted).mean() + 0.5 * F.relu(leak - _LEAK).mean()

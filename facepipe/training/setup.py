@@ -71,7 +71,7 @@ def prepare(
     if (read_json(folder / "setup.json") or {}).get("key") == key:
         return
     for side in SIDES:
-        twins = find_twins(sets[side], sets[OTHER[side]], window, shape.size)
+        twins = find_twins(sets[side], sets[OTHER[side]], window, shape.size, held_out=True)
         write_person(folder / f"faces-{side}", sets[side], window, shape.size, twins)
     write_json(folder / "setup.json", {"key": key, "facts": facts})
 
@@ -175,17 +175,19 @@ class Setup:
         return cls(trainee, loader, identity, facts, notes)
 
 
-def _pictures(loader: Loader) -> tuple[dict[Side, Tensor], dict[Side, Tensor]]:
-    """All learnable pictures of each person, and their twins before the other person's mean picture."""
+def _pictures(loader: Loader) -> tuple[dict[Side, Tensor], dict[Side, Tensor], dict[Side, Tensor]]:
+    """All learnable pictures of each person, their twins before the other person's mean picture, and their hints."""
     images: dict[Side, Tensor] = {}
     twins: dict[Side, Tensor] = {}
+    hints: dict[Side, Tensor] = {}
     for side in SIDES:
         rows = torch.from_numpy(loader.persons[side].train)
         rows = rows[:: max(1, -(-len(rows) // _MOST))]
-        images[side] = loader.clean(side, rows).target
+        pair = loader.clean(side, rows)
+        images[side], hints[side] = pair.target, pair.hints
         drawn, mask = loader.twin(side, rows)
         twins[side] = torch.stack([drawn, mask.expand_as(drawn)])
     for side in SIDES:
         drawn, mask = twins[side]
         twins[side] = torch.lerp(images[OTHER[side]].mean(0), drawn, mask)
-    return images, twins
+    return images, twins, hints

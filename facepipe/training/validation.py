@@ -87,6 +87,7 @@ class Validator:
         -------
         dict of str to float
             ``psnr_{side}`` and ``ssim_{side}``: rebuilt held-out faces inside of the mask, means over faces.
+            ``twin_{side}``: PSNR of held-out faces of the person `side` swapped, to their twins where both have face.
             ``shown_{side}`` and ``leak_{side}``: held-out faces of the person `side` swapped and pasted back,
             medians of the cosine (irv1) to the person shown and to the one replaced; absent without an identity net.
             ``shift``: how far the inputs of the net's layers moved since the last call, in standard deviations
@@ -101,13 +102,17 @@ class Validator:
         margins = []
         for side in SIDES:
             pair = self._loader.clean(side, self._rows[side])
-            rebuilt = net.rebuild(pair.input, side).image.clamp(-1, 1)
+            rebuilt = net.rebuild(pair.input, side, pair.hints).image.clamp(-1, 1)
             scores[f"psnr_{side}"] = float(masked_psnr(rebuilt, pair.target, pair.mask).mean())
             scores[f"ssim_{side}"] = 1 - 2 * float(losses.dssim(rebuilt, pair.target, weight=pair.mask))
+            twin, where = self._loader.twin(side, self._rows[side])
+            image = net.swap(pair.input, side, pair.hints).image.clamp(-1, 1)
+            scores[f"twin_{side}"] = float(masked_psnr(image, twin, where * pair.mask).mean())
             if self._identity is not None:
                 few = self._rows[side][evenly_spaced(len(self._rows[side]), _SWAPS)]
                 stored = self._loader.stored(side, few)
-                image = net.swap(self._loader.clean(side, few).input, side).image.clamp(-1, 1)
+                pair = self._loader.clean(side, few)
+                image = net.swap(pair.input, side, pair.hints).image.clamp(-1, 1)
                 shown, leak = self._identity.similarities(image, stored, side)
                 scores[f"shown_{side}"], scores[f"leak_{side}"] = float(shown.median()), float(leak.median())
                 margins.append(float((shown - leak).median()))
@@ -127,8 +132,9 @@ class Validator:
         rows = []
         for side in SIDES:
             few = self._rows[side][evenly_spaced(len(self._rows[side]), _COLUMNS)]
-            image = self._loader.clean(side, few).input
-            rows += [image, net.rebuild(image, side).image, net.swap(image, side).image]
+            pair = self._loader.clean(side, few)
+            seen = (pair.input, side, pair.hints)
+            rows += [pair.input, net.rebuild(*seen).image, net.swap(*seen).image]
         return np.concatenate([np.concatenate(list(_pictures(row)), axis=1) for row in rows])
 
     def close(self) -> None:
@@ -155,6 +161,7 @@ def _spread(rows: Any, most: int) -> Tensor:
 def describe(scores: Mapping[str, float]) -> str:
     """The scores in a line."""
     parts = [f"held-out PSNR {scores['psnr_source']:.2f} / {scores['psnr_target']:.2f} dB"]
+    parts.append(f"swaps to their twins {scores['twin_source']:.2f} / {scores['twin_target']:.2f} dB")
     if "shown_target" in scores:
         parts.append(
             f"target drawn as source: to source {scores['shown_target']:.2f}, leak {scores['leak_target']:.2f}"

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from facepipe.config import TrainConfig
-from facepipe.networks import PRESETS, SIDES, Architecture, SwapNet
+from facepipe.networks import HINTS, PRESETS, SIDES, Architecture, SwapNet
 from facepipe.stages.train import train_net
 from facepipe.training.data import Batch, Loader, Pair, Person, stored_side
 from facepipe.training.diary import Report
@@ -45,6 +45,7 @@ def person(seed: int, size: int, count: int = 128) -> Person:
         pictures=rng.integers(0, 256, (count, side, side, 4), np.uint8),
         landmarks=rng.uniform(-0.5, 0.5, (count, 68, 2)).astype(np.float32),
         yaw=rng.uniform(-20, 20, count).astype(np.float32),
+        hints=rng.normal(0, 1, (count, HINTS)).astype(np.float32),
         train=np.arange(count - 8),
         held_out=np.arange(count - 8, count),
         twins=np.arange(count),
@@ -71,13 +72,14 @@ def passes(shape: Architecture, batch: int, repeat: int, *, channels_last: bool 
     if channels_last:
         images = {side: image.to(memory_format=torch.channels_last) for side, image in images.items()}
     mask = torch.ones(batch, 1, shape.size, shape.size)
-    ready = Batch({side: Pair(image, image, mask) for side, image in images.items()}, {})
+    hints = {side: torch.zeros(batch, HINTS) for side in SIDES}
+    ready = Batch({side: Pair(image, image, mask, hints[side]) for side, image in images.items()}, {})
     weights = TrainConfig().loss
 
     def step() -> Tensor:
         context = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
         with context:
-            rebuilt, swaps = net(images, 0)
+            rebuilt, swaps = net(images, 0, hints)
             loss = total(objective(rebuilt, swaps, ready, weights, None, None), weights)
         loss.backward()
         return loss
