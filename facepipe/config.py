@@ -108,7 +108,7 @@ class SwapConfig(_Section):
     """Colour transfer from the target's face to the swapped one."""
     blend: Literal["multiband", "feather"] = "multiband"
     """How the swapped face meets the frame."""
-    feather: Annotated[float, Field(ge=0, le=0.5)] = 0.08
+    feather: Annotated[float, Field(ge=0, le=0.5)] = 0.04
     """Width of the mask's soft edge, as a fraction of the face's width."""
     skip: tuple[Literal["profile", "blurred", "cut_off", "misfit", "small"], ...] = ("profile", "misfit")
     """Faces with one of these flags are not swapped; the frame stays untouched and is counted as skipped."""

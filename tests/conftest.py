@@ -267,3 +267,29 @@ def contents() -> Callable[[Path], dict[str, str]]:
         }
 
     return read
+
+
+class FacesOf(Protocol):
+    def __call__(self, path: Path, wanted: range, size: int = 160) -> tuple[Any, Image, dict[int, Image]]: ...
+
+
+@pytest.fixture(scope="session")
+def faces_of() -> FacesOf:
+    """``faces_of(path, frames)``: a table of the faces of some frames, their crops stacked, the frames by index."""
+    from facepipe.config import AlignConfig, DetectConfig, LimitsConfig
+    from facepipe.finder import load_models
+    from facepipe.stages.align import align_faces
+    from facepipe.stages.detect import detect_faces
+    from facepipe.video import open_clip
+
+    config = DetectConfig(embedder="none", stride=1)
+
+    def gather(path: Path, wanted: range, size: int = 160) -> tuple[Any, Image, dict[int, Image]]:
+        with open_clip(path, stop=wanted.stop) as reader:
+            frames = [frame for frame in reader if frame.index in wanted]
+            faces = detect_faces(frames, load_models(config), config, LimitsConfig(), reader.info.size)
+        crops: list[Image] = []
+        faces = align_faces(frames, faces, AlignConfig(size=size), LimitsConfig(), crops.append)
+        return faces, np.stack(crops), {frame.index: frame.image for frame in frames}
+
+    return gather

@@ -120,7 +120,7 @@ def test_an_empty_mask_changes_nothing(color: Any) -> None:
 def test_by_shift_and_by_a_similarity_agree(blend: Any, scale: float, angle: float) -> None:
     """The same scene given as a cut of the frame's grid and as a turned, larger picture: within two grey levels."""
     frame, centre, axes = frame_of(150, 200), (95.0, 80.0), (30.0, 38.0)
-    config = SwapConfig(color="none", blend=blend)
+    config = SwapConfig(color="none", blend=blend, feather=0.08)
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     half = int(60 * scale)
     matrix = np.column_stack([turn, np.array([half, half]) - turn @ np.array(centre)])

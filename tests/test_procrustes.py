@@ -15,18 +15,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from facepipe import geometry
-from facepipe.config import AlignConfig, DetectConfig, LimitsConfig, SwapConfig
+from facepipe.config import SwapConfig
 from facepipe.errors import NoFaceError
-from facepipe.finder import load_models
 from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
 from facepipe.methods.plan import Record
 from facepipe.methods.procrustes import Swapper, _steady_path, choose_sources, crossfade, plan_procrustes
-from facepipe.stages.align import align_faces
-from facepipe.stages.detect import detect_faces
 from facepipe.types import Faces, Flag
-from facepipe.video import open_clip
 
 pytestmark = pytest.mark.models
+
+
+Gather = Callable[..., tuple[Faces, NDArray[np.uint8], dict[int, NDArray[np.uint8]]]]
 
 
 @dataclass(frozen=True)
@@ -34,36 +33,25 @@ class Person:
     """Faces of some frames of a clip, with their crops and frames."""
 
     faces: Faces
-    crops: list[NDArray[np.uint8]]
+    crops: NDArray[np.uint8]
     images: dict[int, NDArray[np.uint8]]
 
     def bank(self, *, clutter: bool = True) -> SourceBank:
-        bank = SourceBank.build([self.faces], [np.stack(self.crops)], [np.ones(len(self.faces), bool)])
+        bank = SourceBank.build([self.faces], [self.crops], [np.ones(len(self.faces), bool)])
         if not clutter:
             vars(bank)["clutter"] = np.zeros(len(bank.faces))
         return bank
 
 
-def gather(path: Path, wanted: range, *, size: int = 160) -> Person:
-    models = load_models(DetectConfig(embedder="none"))
-    with open_clip(path, stop=wanted.stop) as reader:
-        frames = [frame for frame in reader if frame.index in wanted]
-        config = DetectConfig(embedder="none", stride=1)
-        faces = detect_faces(frames, models, config, LimitsConfig(), reader.info.size)
-    crops: list[NDArray[np.uint8]] = []
-    faces = align_faces(frames, faces, AlignConfig(size=size), LimitsConfig(), crops.append)
-    return Person(faces, crops, {frame.index: frame.image for frame in frames})
+@pytest.fixture(scope="module")
+def man(clip_path: Callable[[str], Path], faces_of: Gather) -> Person:
+    return Person(*faces_of(clip_path("single_face.mp4"), range(0, 72, 3)))
 
 
 @pytest.fixture(scope="module")
-def man(clip_path: Callable[[str], Path]) -> Person:
-    return gather(clip_path("single_face.mp4"), range(0, 72, 3))
-
-
-@pytest.fixture(scope="module")
-def woman(clip_path: Callable[[str], Path]) -> Person:
+def woman(clip_path: Callable[[str], Path], faces_of: Gather) -> Person:
     """The whole clip, thinned: hands before the face in frames 60 to 230, nothing from 240 on."""
-    return gather(clip_path("WolfgangLanger_Pexels.mp4"), range(60, 460, 4))
+    return Person(*faces_of(clip_path("WolfgangLanger_Pexels.mp4"), range(60, 460, 4)))
 
 
 # ---------------------------------------------------------------------------------------------------------- the bank
@@ -75,7 +63,7 @@ def test_a_bank_holds_the_chosen_faces_that_can_be_trusted(man: Person, woman: P
     tables = [man.faces.with_columns(flags=flags), woman.faces]
     rows = [np.arange(24) < 5, np.arange(len(woman.faces)) >= len(woman.faces) - 3]
     rows[1] &= woman.faces.trusted
-    bank = SourceBank.build(tables, [np.stack(man.crops), np.stack(woman.crops)], rows)
+    bank = SourceBank.build(tables, [man.crops, woman.crops], rows)
     assert bank.clip.tolist() == [0] * 4 + [1] * int(rows[1].sum())
     assert bank.faces.frame[:4].tolist() == [0, 3, 9, 12]
     np.testing.assert_array_equal(bank.crops[2], man.crops[3])
@@ -85,9 +73,9 @@ def test_a_bank_holds_the_chosen_faces_that_can_be_trusted(man: Person, woman: P
 def test_a_bank_without_a_usable_face(man: Person) -> None:
     flagged = man.faces.with_columns(flags=np.full(24, int(Flag.PROFILE), np.int32))
     with pytest.raises(NoFaceError, match="no usable source face: 24 found, all flagged"):
-        SourceBank.build([flagged], [np.stack(man.crops)], [np.ones(24, bool)])
+        SourceBank.build([flagged], [man.crops], [np.ones(24, bool)])
     with pytest.raises(NoFaceError, match="0 found"):
-        SourceBank.build([man.faces], [np.stack(man.crops)], [np.zeros(24, bool)])
+        SourceBank.build([man.faces], [man.crops], [np.zeros(24, bool)])
 
 
 def test_a_very_long_clip_is_thinned_evenly(man: Person, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +343,7 @@ def test_a_face_outside_the_frame_has_no_patch(man: Person) -> None:
 
 def test_by_68_points_too(man: Person, woman: Person) -> None:
     flat = [p.faces.with_columns(mesh=np.empty((len(p.faces), 0, 3), np.float32)) for p in (man, woman)]
-    bank = SourceBank.build([flat[0]], [np.stack(man.crops)], [np.ones(24, bool)])
+    bank = SourceBank.build([flat[0]], [man.crops], [np.ones(24, bool)])
     chosen = choose_sources(bank, flat[1])
     patch = Swapper(bank, flat[1], SwapConfig())(flat[1][-1], {int(chosen[-1]): 1.0}, (360, 640))
     assert patch is not None

@@ -31,7 +31,7 @@ from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.networks import HINTS, OTHER, SIDES, Architecture, SwapNet
 from facepipe.networks.linear import Synthesis, ridge
 from facepipe.types import Faces, Image, Side
-from facepipe.workspace import atomic_path, read_json
+from facepipe.workspace import atomic_path, file_sha256, read_json
 
 __all__ = ["Drawn", "Fine", "GanPlan", "Generator", "export_onnx", "fit_fine", "write_fine"]
 
@@ -114,6 +114,8 @@ class Generator:
         if not isinstance(facts, dict) or not file.is_file():
             raise CheckpointError(f"{file}: no trained net there; run `facepipe train` on this run folder")
         try:
+            if file_sha256(file) != facts["sha256"]:
+                raise CheckpointError(f"{file}: damaged, its sha256 is not the one it was written with; train again")
             net = SwapNet(Architecture.of(facts["architecture"]))
             net.load_state_dict(safetensors.torch.load_file(file))
             window = Window(*facts["window"])
