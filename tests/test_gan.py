@@ -140,9 +140,9 @@ def test_a_damaged_generator_is_told(finished: tuple[Path, Any], tmp_path: Path)
         (tmp_path / f"generator{suffix}").write_bytes(data if suffix == ".json" else data[:-50])
     with pytest.raises(CheckpointError, match="damaged"):
         Generator.load(tmp_path / "generator")
-    data = bytearray((finished[0] / "model" / "generator.safetensors").read_bytes())
-    data[-10_000] ^= 1  # it still can be read
-    (tmp_path / "generator.safetensors").write_bytes(data)
+    changed = bytearray((finished[0] / "model" / "generator.safetensors").read_bytes())
+    changed[-10_000] ^= 1  # it still can be read
+    (tmp_path / "generator.safetensors").write_bytes(changed)
     with pytest.raises(CheckpointError, match="damaged, its sha256 is not the one"):
         Generator.load(tmp_path / "generator")
     with pytest.raises(CheckpointError, match="no trained net there; run `facepipe train`"):

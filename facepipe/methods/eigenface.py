@@ -39,7 +39,7 @@ from facepipe.methods.bank import SourceBank, driving_features, frontal_shapes, 
 from facepipe.methods.faceset import FaceSet
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.methods.procrustes import Swapper
-from facepipe.networks.linear import principal_components, ridge
+from facepipe.networks.linear import held_back, principal_components, ridge
 from facepipe.types import Faces, Image, evenly_spaced
 
 __all__ = ["EigenfacePlan", "Eigenfaces"]
@@ -48,8 +48,6 @@ _SIZE = 192  # side of the textures: 160 lost half a decibel, 224 won nothing
 _MOST = 300  # faces that are learned from, evenly spaced
 _COMPONENTS = 40  # of each half; 20 drew the same
 _PENALTY = 0.3  # of the regression, in squared units of the features; less drew noise from strange poses
-_LIMIT = 3.0  # standard deviations of the source's own coefficients that are drawn as they are ...
-_BEYOND = 0.2  # ... and the slope beyond
 
 _SMALL = 64  # side of the textures that are searched for things in front of the face
 _SPOT = 9  # side of what counts as one thing there, in pixels
@@ -97,8 +95,7 @@ class _Part:
     def codes(self, features: Points) -> Array32:
         """(N, K) coefficients for (N, F) features; what no training face had is held back."""
         found = features.astype(np.float32) @ self.matrix.T + self.constant
-        held = np.clip(found, -_LIMIT, _LIMIT)
-        return np.asarray(held + np.float32(_BEYOND) * (found - held))
+        return np.asarray(held_back(torch.from_numpy(found)).numpy())
 
 
 def _weights(textures: NDArray[np.uint8], window: Array32, features: Tensor) -> Tensor:
