@@ -15,7 +15,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from facepipe.config import Config
     from facepipe.errors import FacepipeError
+    from facepipe.gallery import faces
     from facepipe.pipeline import Outcome, Result, align, detect, run, score, swap, train
+    from facepipe.viewer import preview
 
 # The stages' modules carry the same names as the functions, so both are served lazily from here: torch and OpenCV
 # load when a function is first asked for.
@@ -26,6 +28,8 @@ _HOME = {
     "Result": "facepipe.pipeline",
     "align": "facepipe.pipeline",
     "detect": "facepipe.pipeline",
+    "faces": "facepipe.gallery",
+    "preview": "facepipe.viewer",
     "run": "facepipe.pipeline",
     "score": "facepipe.pipeline",
     "swap": "facepipe.pipeline",
@@ -40,6 +44,8 @@ __all__ = [
     "__version__",
     "align",
     "detect",
+    "faces",
+    "preview",
     "run",
     "score",
     "swap",

@@ -58,7 +58,8 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, c
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
-
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder, finished or not.")]
+SideOption = Annotated[str | None, typer.Option("--side", help="source or target.")]
 Method = Annotated[str | None, typer.Option("--method", help="procrustes, eigenface or gan.")]
 
 
@@ -220,6 +221,105 @@ def score(
     _stdout.print(folder_table(scores))
     for note in scores.notes:
         _stderr.print(f"[yellow]note[/] {note}", highlight=False)
+
+
+@app.command()
+def preview(
+    run: RunFolder,
+    clip: Annotated[
+        str | None, typer.Option("--clip", help="One clip by name, or source/NAME; all target clips if not given.")
+    ] = None,
+    side: SideOption = None,
+    frames: Annotated[int, typer.Option("--frames", help="Frames in a sheet; up to half are the worst.")] = 8,
+    overlay: Annotated[
+        str | None,
+        typer.Option(
+            "--overlay",
+            help="Some of landmarks, mask, box, flags; with commas. By default mask,flags of a swapped clip, and "
+            "landmarks,box,flags of one that is not swapped yet.",
+        ),
+    ] = None,
+    whole: Annotated[bool, typer.Option("--whole", help="Whole frames, not only around the face.")] = False,
+    video: Annotated[bool, typer.Option("--video", help="Also a video: target, swap and mask side by side.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The picture (or video) to write, or a folder; RUN/preview if none.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Contact sheets of a run, the worst frames among them, and side-by-side videos: what went wrong where.
+
+    facepipe preview RUN --overlay landmarks,mask --video
+    """
+    from facepipe import viewer
+    from facepipe.console import FrameProgress
+
+    chosen = None if overlay is None else [name.strip() for name in overlay.split(",") if name.strip()]
+    with FrameProgress(_stderr, quiet=quiet or as_json) as progress:
+        files = viewer.preview(
+            run,
+            clip=clip,
+            side=_side(side),
+            frames=frames,
+            overlay=chosen,  # type: ignore[arg-type]
+            whole=whole,
+            video=video,
+            out=out,
+            progress=progress,
+        )
+    if as_json:
+        print_json({"files": [str(file) for file in files]})
+    else:
+        sys.stdout.writelines(f"look at {file}\n" for file in files)
+
+
+@app.command()
+def faces(
+    run: RunFolder,
+    side: SideOption = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", help="Order of the faces: yaw, sharpness, size, similarity or light.")
+    ] = None,
+    least: Annotated[float | None, typer.Option("--min", help="Least value of what is sorted by.")] = None,
+    most: Annotated[float | None, typer.Option("--max", help="Greatest value of what is sorted by.")] = None,
+    sheet: Annotated[
+        int | None, typer.Option("--sheet", metavar="N", help="Also a sheet of person N's faces in that order.")
+    ] = None,
+    similarity: Annotated[
+        float, typer.Option("--similarity", help="Least cosine similarity (irv1) of one person's tracks.")
+    ] = 0.43,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the pictures; RUN/people if none.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the people that a run's clips show, with a picture each for --source-person and --target-person.
+
+    facepipe faces RUN --side source --sheet 1 --sort sharpness
+    """
+    from facepipe import gallery
+    from facepipe.console import people_table
+
+    albums = gallery.faces(
+        run,
+        side=_side(side),
+        sort=sort,  # type: ignore[arg-type]
+        limit=(least, most),
+        sheet=sheet,
+        similarity=similarity,
+        out=out,
+    )
+    people = [album.summary() for album in albums]
+    if as_json:
+        print_json({"people": people})
+        return
+    _stdout.print(people_table(people))
+    files = [*(album.picture for album in albums), *(album.sheet for album in albums)]
+    sys.stdout.writelines(f"look at {file}\n" for file in files if file is not None)
+
+
+def _side(name: str | None) -> Any:
+    if name not in (None, "source", "target"):
+        raise UsageError(f"--side {name}: expected source or target")
+    return name
 
 
 @app.command()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # these load torch, which a table does not need
     from facepipe.pipeline import Outcome, Result
     from facepipe.weights import Status
 
-__all__ = ["FrameProgress", "folder_table", "models_table", "outcome_table", "scores_table"]
+__all__ = ["FrameProgress", "folder_table", "models_table", "outcome_table", "people_table", "scores_table"]
 
 
 class _Rate(ProgressColumn):
@@ -142,6 +142,19 @@ def scores_table(scores: dict[str, Any]) -> Table:
         row(f"jitter, {kind}, % of eye distance", [_number(value, 2) for value in jitters])
     for key in ("total", "swapped", "skipped", "no_face", "lost"):
         row(f"frames: {key}", [str(part["frames"].get(key, 0)) for part in parts.values()])
+    return table
+
+
+def people_table(people: Sequence[dict[str, Any]]) -> Table:
+    """One row a person: see `facepipe.gallery.Album.summary`."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("", "person", "faces", "flagged", "clips", "frames", "yaw: 5, 50, 95 %", "sharp", "px"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for one in people:
+        yaw = one["yaw"]
+        numbers = [str(n) for n in (one["person"], one["faces"], one["flagged"], len(one["clips"]), one["frames"])]
+        turn = "  ".join(f"{yaw[name]:.0f}" for name in ("low", "median", "high"))
+        table.add_row(one["side"], *numbers, turn, _number(one["sharpness"], 1), f"{one['size']:.0f}")
     return table
 
 

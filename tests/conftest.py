@@ -293,3 +293,30 @@ def faces_of() -> FacesOf:
         return faces, np.stack(crops), {frame.index: frame.image for frame in frames}
 
     return gather
+
+
+@dataclass(frozen=True)
+class CopiedRun:
+    """A finished run of its own, which may be changed; its faces carry made-up embeddings, one direction a side."""
+
+    out: Path
+    clips: dict[str, str]
+
+
+@pytest.fixture
+def copied_run(tmp_path: Path, quick_run: QuickRun) -> CopiedRun:
+    """`quick_run` in a folder of its own, with embeddings."""
+    import shutil
+
+    from facepipe.workspace import read_faces, write_faces
+
+    out = tmp_path / "RUN"
+    shutil.copytree(quick_run.out, out)
+    for number, (side, name) in enumerate((("source", "man"), ("target", "woman"))):
+        path = out / side / name / "faces.parquet"
+        faces = read_faces(path)
+        noise = 0.05 * np.random.default_rng(number).normal(size=(len(faces), 16))
+        vectors = np.eye(2, 16)[number] + noise
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        write_faces(path, faces.with_columns(embedding=unit.astype(np.float32)))
+    return CopiedRun(out, {"source": "man", "target": "woman"})

@@ -19,7 +19,8 @@ from facepipe.provenance import TAG, label
 from facepipe.video import write_image
 from facepipe.weights import catalog
 
-COMMANDS = ["run", "detect", "align", "train", "swap", "score", "export", "verify", "doctor", "demo", "models"]
+COMMANDS = ["run", "detect", "align", "train", "swap", "score", "export", "preview", "faces"]
+COMMANDS += ["verify", "doctor", "demo", "models"]
 
 
 class Call:
@@ -182,6 +183,64 @@ def test_persons_with_odd_names_reach_the_settings(
     from facepipe.config import load
 
     assert load(tmp_path / "RUN" / "config.toml").swap.source_person == picture
+
+
+# -------------------------------------------------------------------------------------------------- preview, faces
+
+
+def test_preview(call: Callable[..., Call], quick_run: Any, tmp_path: Path) -> None:
+    sheet, video = tmp_path / "sheet.png", tmp_path / "sheet.mp4"
+    done = call("preview", quick_run.out, "--frames", 2, "--overlay", "landmarks, mask", "--out", sheet)
+    assert (done.code, done.out) == (0, f"look at {sheet}\n")
+    done = call("preview", quick_run.out, "--clip", "woman", "--video", "--out", sheet, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert done.json == {"files": [str(sheet), str(video)]}
+    assert call("verify", video).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--clip", "bob"], "no clip 'bob'"),
+        (["--side", "left"], "expected source or target"),
+        (["--overlay", "hat"], "overlay hat"),
+        (["--frames", "0"], "frames 0"),
+        (["--out", "x.gif"], "expected one of .png"),
+    ],
+)
+def test_preview_of_a_mistake_is_one_line(
+    call: Callable[..., Call], quick_run: Any, options: list[str], words: str
+) -> None:
+    done = call("preview", quick_run.out, *options)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.count("\n") == 1
+    assert words in done.err
+
+
+@pytest.mark.parametrize("command", ["preview", "faces"])
+def test_what_is_no_run_folder_is_one_line(call: Callable[..., Call], tmp_path: Path, command: str) -> None:
+    for folder, words in ((tmp_path, "not a run folder"), (tmp_path / "none", "no such run folder")):
+        done = call(command, folder)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.count("\n") == 1
+        assert words in done.err
+
+
+def test_faces(call: Callable[..., Call], copied_run: Any, quick_run: Any) -> None:
+    done = call("faces", copied_run.out, "--sheet", 1, "--sort", "size")
+    assert done.code == 0
+    pictures = [f"{side}-1{what}.png" for what in ("", "-size") for side in ("source", "target")]
+    files = [copied_run.out / "people" / name for name in pictures]
+    assert done.out.endswith("".join(f"look at {file}\n" for file in files))
+    assert all(file.is_file() for file in files)
+    assert re.search(r"target +1 +16 +\d+ +1 +16", done.out)
+    (person,) = call("faces", copied_run.out, "--side", "source", "--sort", "yaw", "--max", 90, "--json").json[
+        "people"
+    ]
+    assert (person["side"], person["person"], person["clips"]) == ("source", 1, ["man"])
+    assert len(person["sorted"]) == person["faces"] == 16
+    bare = call("faces", quick_run.out)
+    assert (bare.code, bare.out, bare.err.count("\n")) == (2, "", 1)
 
 
 # ---------------------------------------------------------------------------------------------------------- verify

@@ -25,7 +25,9 @@ ORDER = [
     "types",
     "overlap",
     "geometry",
+    "smoothing",
     "image",
+    "drawing",
     "metrics",
     "losses",
     "networks",
@@ -38,6 +40,10 @@ ORDER = [
     "people",
     "workspace",
     "provenance",
+    "results",
+    "trouble",
+    "viewer",
+    "gallery",
     "finder",
     "composite",
     "methods",
@@ -49,7 +55,7 @@ ORDER = [
     "demo",
     "cli",
 ]
-NUMPY_ONLY = ("errors", "types", "geometry")
+NUMPY_ONLY = ("errors", "types", "geometry", "smoothing")
 
 
 def module_names() -> list[str]:

@@ -25,7 +25,6 @@ import facepipe
 from facepipe import pipeline
 from facepipe.cli import main
 from facepipe.config import Config, load
-from facepipe.demo import contact_sheet
 from facepipe.errors import NoFaceError, RunFolderBusyError
 from facepipe.provenance import TAG, read_label
 from facepipe.types import VideoInfo
@@ -182,17 +181,6 @@ def test_the_video_says_what_it_is(run_folder: Any) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["verify", str(run_folder.out / "swapped")])
     assert ended.value.code == 0
-
-
-def test_a_contact_sheet_has_the_target_beside_the_swap(run_folder: Any) -> None:
-    target, swapped = run_folder.clips.woman / "woman.mp4", run_folder.out / "swapped" / "woman.mp4"
-    sheet = contact_sheet(target, swapped, frames=3, columns=2, height=90)
-    assert sheet.shape == (180, 2 * (2 * 160) + 8, 3)
-    left, right = sheet[:90, :160].astype(float), sheet[:90, 160:320].astype(float)
-    difference = np.abs(left - right).mean(2)
-    assert difference.max() > 30
-    assert np.median(difference) < 2
-    assert (sheet[90:, 328:] == 255).all()  # three pairs in two columns
 
 
 def test_a_second_run_does_nothing(run_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,250 @@
+"""A look into a run folder, whatever stage it has come to: reads, never writes, needs no lock and no nets."""
+
+from __future__ import annotations
+
+import contextlib
+import tomllib
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from facepipe.errors import FacepipeError, MediaError, RunFolderError, UsageError
+from facepipe.provenance import read_label
+from facepipe.types import Faces, Flag, Side
+from facepipe.video import ClipReader, Limits, find_clips, open_clip
+from facepipe.workspace import Workspace, read_crops, read_faces, read_json
+
+__all__ = ["ClipResults", "RunResults", "Swapped", "flag_names"]
+
+_PARTS = "to_source_", "to_target_"
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """The swapped video of a target clip.
+
+    Attributes
+    ----------
+    video, mask : Path
+        Of the same frames as the clip.
+    face : (T,) int64 array
+        Number of the swapped face within each frame, -1 where nothing was swapped.
+    label : dict of str to str
+        The video's metadata: whoever shows its pictures passes it on.
+    method : str
+        How it was made.
+    """
+
+    video: Path
+    mask: Path
+    face: NDArray[np.int64]
+    label: dict[str, str]
+    method: str
+
+
+@dataclass(frozen=True)
+class ClipResults:
+    """What a run has found in one clip and made of it.
+
+    Attributes
+    ----------
+    side : {"source", "target"}
+    name : str
+        The clip's name in the run.
+    folder : Path
+        ``RUN/<side>/<clip>``.
+    path : Path
+        The video. It may have been moved since: `open` says so.
+    frames : int
+        Length of the clip.
+    time_base : Fraction
+        Seconds in one unit of ``pts``.
+    run : RunResults
+        Where it belongs to.
+    """
+
+    side: Side
+    name: str
+    folder: Path
+    path: Path
+    frames: int
+    time_base: Fraction
+    run: RunResults
+
+    @cached_property
+    def faces(self) -> Faces:
+        """All faces, in the order of frames."""
+        return read_faces(self.folder / "faces.parquet")
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the crops belong to the faces."""
+        return (self.folder / "align.json").exists()
+
+    @property
+    def crops(self) -> NDArray[np.uint8]:
+        """(N, S, S, 3) crops of `faces`, memory-mapped; `RunFolderError` where they are not cut yet."""
+        self.check_aligned()
+        crops = read_crops(self.folder / "crops.npy")
+        if len(crops) != len(self.faces):
+            raise RunFolderError(f"{self.folder}: {len(crops)} crops of {len(self.faces)} faces; delete it, run again")
+        return crops
+
+    def check_aligned(self) -> None:
+        """Raise `RunFolderError` where stage *align* has not been here."""
+        if not self.aligned:
+            raise RunFolderError(f"{self.folder}: no crops yet; run `facepipe align --out {self.run.root}` first")
+
+    def open(self, *, stop: int | None = None) -> ClipReader:
+        """Open the video, up to frame `stop`.
+
+        Raises
+        ------
+        MediaError
+            It is not where it was, or cannot be read.
+        """
+        if not self.path.exists():
+            raise MediaError(f"{self.path}: the clip is not there any more; put it back, or run the stages again")
+        return open_clip(self.path, limits=self.run.limits, stop=stop)
+
+    @cached_property
+    def swapped(self) -> Swapped | None:
+        """The swapped video, or None where there is none yet."""
+        folder = self.run.root / "swapped"
+        state = read_json(folder / f"{self.name}.json") if self.side == "target" else None
+        if not isinstance(state, dict):
+            return None
+        video, mask = (folder / name for name in state["files"][:2])
+        if not (video.exists() and mask.exists()):
+            return None
+        columns = _read_columns(folder / f"{self.name}.parquet", ["swapped", "face"])
+        face = np.where(columns["swapped"].astype(bool), columns["face"], -1).astype(np.int64)
+        method = str((read_label(video) or {}).get("method", ""))
+        return Swapped(video, mask, face, dict(state.get("label", {})), method)
+
+    @cached_property
+    def scores(self) -> dict[int, dict[str, Any]]:
+        """Row of ``scores.parquet`` of each scored frame, with ``margins`` by net; empty before `score`."""
+        path = self.run.root / "scores.parquet"
+        if self.swapped is None or not path.exists() or path.stat().st_mtime < self.swapped.video.stat().st_mtime:
+            return {}
+        columns = _read_columns(path)
+        nets = [name.removeprefix(_PARTS[0]) for name in columns if name.startswith(_PARTS[0])]
+        rows: dict[int, dict[str, Any]] = {}
+        for i in np.flatnonzero(columns["clip"] == self.name).tolist():
+            row = {name: values[i] for name, values in columns.items()}
+            both = {net: [row[part + net] for part in _PARTS] for net in nets}
+            margins = {net: float(s - t) for net, (s, t) in both.items() if s is not None and t is not None}
+            rows[int(row["frame"])] = {**row, "margins": {n: m for n, m in margins.items() if np.isfinite(m)}}
+        return rows
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """A run folder.
+
+    Attributes
+    ----------
+    root : Path
+    settings : dict
+        ``config.toml`` as it stands there, unchecked: other versions of facepipe may have written it.
+    """
+
+    root: Path
+    settings: dict[str, Any]
+
+    @classmethod
+    def read(cls, root: str | Path) -> RunResults:
+        """Look into a run folder.
+
+        Raises
+        ------
+        UsageError
+            There is no such folder.
+        RunFolderError
+            It is not a run folder, or one of another format.
+        """
+        root = Path(root)
+        if root.is_dir() and not (root / "manifest.json").exists():
+            raise RunFolderError(f"{root}: not a run folder; give one that `facepipe run --out` made")
+        Workspace(root, create=False)  # refuses whatever it cannot read
+        try:
+            settings = tomllib.loads((root / "config.toml").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            settings = {}
+        return cls(root, settings)
+
+    @property
+    def limits(self) -> Limits:
+        """How large the run allowed its clips to be."""
+        known = self.settings.get("limits", {})
+        return Limits(**{name: known[name] for name in ("max_pixels", "max_frames") if name in known})
+
+    def clips(self, side: Side) -> list[ClipResults]:
+        """The clips of one side that faces were looked for in and that can be read, in the order of the run."""
+        inputs = self._inputs(side)
+        names = [name for name in inputs if (self.root / side / name / "detect.json").exists()]
+        names += sorted(path.parent.name for path in (self.root / side).glob("*/detect.json"))
+        return [self._clip(side, name, inputs.get(name)) for name in dict.fromkeys(names)]
+
+    def _inputs(self, side: Side) -> dict[str, Path]:
+        """Where the clips are now, by the run's own settings."""
+        folder = self.settings.get(side)
+        if folder is None:
+            return {}
+        with contextlib.suppress(FacepipeError):
+            return {clip.name: clip.path for clip in find_clips(folder)}
+        return {}
+
+    def _clip(self, side: Side, name: str, path: Path | None) -> ClipResults:
+        folder = self.root / side / name
+        state = read_json(folder / "detect.json")
+        try:
+            where = path or Path(state["path"])
+            return ClipResults(side, name, folder, where, state["frames"], Fraction(state["time_base"]), self)
+        except (TypeError, KeyError, ValueError) as exc:
+            raise RunFolderError(f"{folder / 'detect.json'}: damaged; delete it and run again") from exc
+
+    def chosen(self, clip: str | None = None, side: Side | None = None) -> list[ClipResults]:
+        """The clips asked for: one by name (``source/NAME`` where both sides have it), or all of a side.
+
+        Without a name these are the target clips, or the source clips where there are no others.
+
+        Raises
+        ------
+        UsageError
+            No clip has this name.
+        RunFolderError
+            No clip has been looked at yet.
+        """
+        sides: list[Side] = [side] if side else ["target", "source"]
+        found = {f"{one}/{each.name}": each for one in sides for each in self.clips(one)}
+        if not found:
+            raise RunFolderError(f"{self.root}: nothing there to see yet; run `facepipe detect --out {self.root}`")
+        if clip is not None:
+            for name in (clip, *(f"{one}/{clip}" for one in sides)):
+                if name in found:
+                    return [found[name]]
+            raise UsageError(f"no clip {clip!r} in {self.root}: expected one of {', '.join(found)}")
+        first = next(iter(found.values())).side
+        return [each for each in found.values() if each.side == first]
+
+
+def flag_names(flags: int) -> tuple[str, ...]:
+    """The words of the bits of `facepipe.types.Flag`, as in ``faces.parquet``."""
+    return tuple(str(flag.name).lower() for flag in Flag if flags & flag)
+
+
+def _read_columns(path: Path, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
+    try:
+        table = pq.read_table(path, columns=names)
+        return {name: table[name].to_numpy() for name in table.column_names}
+    except (OSError, KeyError, ValueError, pa.ArrowException) as exc:
+        raise RunFolderError(f"{path}: missing or damaged; run the stage that makes it again") from exc
