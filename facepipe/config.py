@@ -82,6 +82,8 @@ class AlignConfig(_Section):
     """Side of the crop in pixels."""
     margin: Annotated[float, Field(ge=-0.4, le=2)] = 0.15
     """Room added on every side of the template, as a fraction of its side."""
+    smooth: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Smoothing of the landmarks over time: deviation of their noise, as a multiple of the measured one; 0 is off."""
 
 
 class SwapConfig(_Section):
@@ -104,12 +106,18 @@ class SwapConfig(_Section):
     """How strongly the choice of the source frame resists a change from frame to frame."""
     crossfade: Annotated[int, Field(ge=0, le=25)] = 2
     """Frames before and after a change of the source frame over which the old fades into the new."""
-    color: Literal["covariance", "reinhard", "histogram", "none"] = "covariance"
-    """Colour transfer from the target's face to the swapped one."""
-    blend: Literal["multiband", "feather"] = "multiband"
+    color: Literal["covariance", "reinhard", "histogram", "sliced", "none"] = "covariance"
+    """Colour transfer from the target's face to the swapped one; sliced is sliced optimal transport."""
+    color_space: Literal["lab", "linear", "rgb"] = "lab"
+    """Where colours are transferred: CIE Lab, linear light, or sRGB as stored."""
+    blend: Literal["multiband", "feather", "poisson"] = "multiband"
     """How the swapped face meets the frame."""
+    grain: bool = True
+    """Give the swapped face the blur and the grain of the frame where it is sharper or cleaner."""
     feather: Annotated[float, Field(ge=0, le=0.5)] = 0.04
     """Width of the mask's soft edge, as a fraction of the face's width."""
+    occlusion: bool = True
+    """What is in front of the target's face stays in front, as far as it can be told: a hand, hair, a microphone."""
     skip: tuple[Literal["profile", "blurred", "cut_off", "misfit", "small"], ...] = ("profile", "misfit")
     """Faces with one of these flags are not swapped; the frame stays untouched and is counted as skipped."""
     codec: Literal["h264", "lossless"] = "h264"

@@ -36,10 +36,11 @@ from facepipe.errors import (
     UsageError,
 )
 from facepipe.finder import Models, load_models
-from facepipe.methods.bank import SourceBank
+from facepipe.methods.bank import ChosenCrops, SourceBank
 from facepipe.methods.eigenface import EigenfacePlan
 from facepipe.methods.faceset import FaceSet, find_twins, held_out
 from facepipe.methods.gan import GanPlan, Generator, fit_fine, write_fine
+from facepipe.methods.occlusion import Occlusion, WithOcclusion
 from facepipe.methods.plan import Plan
 from facepipe.methods.procrustes import plan_procrustes
 from facepipe.networks import OTHER, SIDES
@@ -89,8 +90,11 @@ Stage = Literal["detect", "align", "train", "swap", "score"]
 Progress = Callable[[str, str, int, int | None], None]
 """Called as ``progress(stage, clip, frames_done, frames_promised)``; the last may be None, and may be wrong."""
 
+_DETECTED = "detected.parquet"
+"""What stage detect found; align smooths it into ``faces.parquet``, and can do so again with other settings."""
+
 # Raise a stage's number when its results change: run folders then do it again.
-_VERSION: Mapping[Stage, int] = {"detect": 1, "align": 1, "train": 1, "swap": 1, "score": 1}
+_VERSION: Mapping[Stage, int] = {"detect": 2, "align": 2, "train": 1, "swap": 1, "score": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +419,8 @@ class _Run:
                 weights=self._weights("detect"),
             )
             marker = folder / "detect.json"
-            fresh = self.workspace.once(marker, key, ["faces.parquet"], lambda: self._find_faces(clip, reader, folder))
+            files = [_DETECTED, "faces.parquet"]
+            fresh = self.workspace.once(marker, key, files, lambda: self._find_faces(clip, reader, folder))
         state = read_json(marker)
         self.result.warnings += state["warnings"]
         if not state["faces"]:
@@ -434,7 +439,8 @@ class _Run:
 
         config = self.config
         faces = detect_faces(counted(), self.models, config.detect, config.limits, reader.info.size)
-        write_faces(folder / "faces.parquet", faces)
+        for name in (_DETECTED, "faces.parquet"):
+            write_faces(folder / name, faces)
         return {
             "path": str(clip.path),
             "frames": count,
@@ -461,8 +467,7 @@ class _Run:
         return key, read_json(folder / "detect.json")["frames"] if fresh else 0
 
     def _cut_crops(self, clip: Clip, folder: Path) -> dict[str, Any]:
-        table = folder / "faces.parquet"
-        faces = read_faces(table)
+        faces = read_faces(folder / _DETECTED)
         with (
             self._open(clip) as reader,
             atomic_path(folder / "crops.npy") as part,
@@ -470,7 +475,7 @@ class _Run:
         ):
             frames = self._frames("align", clip, reader)
             faces = align_faces(frames, faces, self.config.align, self.config.limits, crops.append)
-        write_faces(table, faces)
+        write_faces(folder / "faces.parquet", faces)
         return {"flagged": int((~faces.trusted).sum())}
 
     def _faces(self, side: Side, clip: Clip) -> Faces:
@@ -625,7 +630,15 @@ class _Run:
                 f"{clip.path}: none of the {int(rows.sum())} faces of the target person can be swapped, all are "
                 f"flagged {' or '.join(self.config.swap.skip)}; --set 'swap.skip=[]' swaps them all the same"
             )
-        return plan
+        return self._behind(plan, clip, faces, rows)
+
+    def _behind(self, plan: Plan, clip: Clip, faces: Faces, rows: NDArray[np.bool_]) -> Plan:
+        """The plan, with what is in front of the faces left in front; `rows` are the target person's."""
+        if not self.config.swap.occlusion:
+            return plan
+        crops = ChosenCrops([self._crops("target", clip)], [(0, row) for row in range(len(faces))])
+        known = Occlusion.learn(faces, crops, rows)
+        return plan if known is None else WithOcclusion(plan, known)
 
     def _swap(self, clip: Clip) -> tuple[str, int]:
         key = self._swap_key(clip)
@@ -661,7 +674,8 @@ class _Run:
     def _write_swap(
         self, clip: Clip, plan: Plan, video: Path, statement: dict[str, str]
     ) -> tuple[Path, dict[str, NDArray[Any]]]:
-        with self._open(clip) as reader, closing(swap_frames(reader, plan, self.config.swap)) as swapped:
+        settings, seed = self.config.swap, self.config.seed
+        with self._open(clip) as reader, closing(swap_frames(reader, plan, settings, seed=seed)) as swapped:
             columns = write_swap(
                 self._told("swap", clip, reader, swapped),
                 self.config.swap,
@@ -727,6 +741,8 @@ class _Run:
         swapped = read_swapped(folder / f"{clip.name}.parquet")
         video_name = read_json(folder / f"{clip.name}.json")["files"][0]
         rebuild, chosen = self._rebuilder(clip, faces, rows)
+        # The swap's landmarks are found anew; those that its jitter is compared with must be as raw.
+        raw = read_faces(self.workspace.clip_folder("target", clip.name) / _DETECTED)
         with (
             self._open(clip) as target,
             open_clip(folder / video_name) as video,
@@ -734,7 +750,7 @@ class _Run:
         ):
             scores[clip.name] = scoring.score_clip(
                 scoring.Triple(self._frames("score", clip, target), video, masks),
-                faces[rows],
+                faces.with_columns(landmarks=raw.landmarks)[rows],
                 swapped,
                 judges,
                 (self.models.detector, self.models.landmarker, self.config.detect.stride),
@@ -754,14 +770,14 @@ class _Run:
         if count == 0 or not len(usable):
             return (lambda _: None), frozenset()
         chosen = usable[evenly_spaced(len(usable), count)]
-        plan = self._same_identity_plan(clip, faces, rows, chosen)
+        plan = self._behind(self._same_identity_plan(clip, faces, rows, chosen), clip, faces, rows)
         row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame)}
 
         def rebuild(frame: Frame) -> tuple[Image, Image, NDArray[np.float32]] | None:
             (patch,) = plan.patches([row_of[frame.index]], [frame.image])
             if patch is None:
                 return None
-            image, region = Compositor(self.config.swap)(frame.image, patch)
+            image, region = Compositor(self.config.swap, self.config.seed)(frame.image, patch, frame.index)
             place = (region.rows, region.columns)
             return frame.image[place], image[place], region.mask
 

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 import facepipe
 from facepipe import pipeline
 from facepipe.cli import main
-from facepipe.config import Config, load
+from facepipe.config import AlignConfig, Config, load
 from facepipe.errors import NoFaceError, RunFolderBusyError
 from facepipe.provenance import TAG, read_label
+from facepipe.stages.align import crop_transforms, steady_faces
 from facepipe.types import VideoInfo
 from facepipe.video import open_clip, open_writer, write_image
 from facepipe.workspace import Workspace, read_crops, read_faces
@@ -101,6 +102,15 @@ def test_tables_of_faces(run_folder: Any) -> None:
         crops = read_crops(folder / "crops.npy")
         assert crops.shape == (run_folder.clips.frames, 384, 384, 3)
         assert crops.std() > 20
+
+
+def test_landmarks_are_smoothed_once_and_the_raw_ones_are_kept(run_folder: Any) -> None:
+    """However often the stage is done: it begins with what was detected."""
+    for side, clip in (("source", "man"), ("target", "woman")):
+        raw, faces = (read_faces(run_folder.out / side / clip / f"{name}.parquet") for name in ("detected", "faces"))
+        np.testing.assert_array_equal(faces.landmarks, steady_faces(raw, AlignConfig().smooth).landmarks)
+        np.testing.assert_array_equal(faces.frame_to_crop, crop_transforms(faces.landmarks, AlignConfig()))
+        assert not raw.frame_to_crop.any()
 
 
 def test_identities_are_separated(run_folder: Any) -> None:

@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from facepipe import geometry
+from facepipe import geometry, smoothing
+from facepipe.backends.landmarkers import MESH_TO_IBUG68
 from facepipe.config import AlignConfig, LimitsConfig
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.image import sharpness, warp
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
 
-__all__ = ["align_faces", "crop_transforms"]
+__all__ = ["align_faces", "crop_transforms", "steady_faces"]
+
+# How much larger the variance of a flagged face's landmarks is taken to be.
+_DOUBT = {Flag.PROFILE: 4.0, Flag.CUT_OFF: 4.0, Flag.MISFIT: 16.0}
+_LEAST_SCORE = 0.1
 
 
 def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig) -> NDArray[np.float64]:
@@ -46,6 +51,67 @@ def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig) -> NDAr
         return matrices
 
 
+def steady_faces(faces: Faces, strength: float) -> Faces:
+    """The faces with landmarks, mesh and pose smoothed along each track, with no delay; see `facepipe.smoothing`.
+
+    A cut within a track, or more than five missing frames, begin anew. Faces of which the detector is less sure, and
+    those flagged as profile, cut off or misfit, count less.
+
+    Parameters
+    ----------
+    faces : Faces
+        As stage *detect* found them.
+    strength : float
+        `AlignConfig.smooth`; at 0 the same faces come back.
+
+    Returns
+    -------
+    Faces
+        As many rows. Faces without a track, whose landmarks are not finite or coincide, and tracks of a few frames
+        stay as they are.
+    """
+    if strength == 0 or not len(faces):
+        return faces
+    landmarks, mesh = faces.landmarks.copy(), faces.mesh.copy()
+    spread = np.ptp(landmarks, axis=1).max(-1)
+    usable = np.isfinite(landmarks).all((1, 2)) & np.isfinite(mesh).all((1, 2)) & (faces.track >= 0) & (spread > 1)
+    changed = []
+    for track in np.unique(faces.track[usable]):
+        rows = np.flatnonzero(usable & (faces.track == track))
+        times = faces.pts[rows] if (np.diff(faces.pts[rows]) > 0).all() else faces.frame[rows]
+        if not (np.diff(times) > 0).all():  # two faces of a frame are no track
+            continue
+        for part in smoothing.segments(landmarks[rows], times):
+            some, when = rows[part], times[part]
+            if len(some) < smoothing.LEAST_ROWS:
+                continue
+            variance = _doubt(faces[some])
+            points = faces.mesh[some] if mesh.size else landmarks[some]
+            smooth = smoothing.smooth_track(points, when, variance=variance, strength=strength)
+            if mesh.size:
+                mesh[some] = smooth
+                landmarks[some] = smooth[:, MESH_TO_IBUG68, :2]
+            else:
+                landmarks[some] = smooth
+            changed.append(some)
+    if not changed:
+        return faces
+    rows = np.concatenate(changed)
+    pose = {name: getattr(faces, name).copy() for name in ("yaw", "pitch", "roll")}
+    points, model = (mesh, geometry.mean_face_mesh()) if mesh.size else (landmarks, geometry.mean_face68())
+    for name, values in zip(pose, geometry.head_pose(points[rows], model), strict=True):
+        pose[name][rows] = values
+    return faces.with_columns(landmarks=landmarks, mesh=mesh, **pose)
+
+
+def _doubt(faces: Faces) -> NDArray[np.float64]:
+    """(N,) factors by which the variance of the landmarks is larger than that of a sure, frontal face."""
+    factor = 1 / np.clip(faces.score.astype(np.float64), _LEAST_SCORE, 1) ** 2
+    for flag, more in _DOUBT.items():
+        factor[faces.flags & flag != 0] *= more
+    return factor
+
+
 def align_faces(
     frames: Iterable[Frame],
     faces: Faces,
@@ -60,7 +126,7 @@ def align_faces(
     frames : iterable of Frame
         The frames of the clip from which `faces` were found.
     faces : Faces
-        Rows in the order of frames.
+        Rows in the order of frames, as stage *detect* found them: what is smoothed twice is smoothed too much.
     config, limits
         Settings.
     write : callable
@@ -69,9 +135,11 @@ def align_faces(
     Returns
     -------
     Faces
-        With ``frame_to_crop`` and ``sharpness`` filled in and `Flag.BLURRED` set where it applies. A face whose
-        landmarks fix no transform is flagged `Flag.MISFIT` and has a black crop.
+        With ``frame_to_crop`` and ``sharpness`` filled in and `Flag.BLURRED` set where it applies; landmarks, mesh and
+        pose are smoothed over time. A face whose landmarks fix no transform is flagged `Flag.MISFIT` and has a black
+        crop.
     """
+    faces = steady_faces(faces, config.smooth)
     matrices = crop_transforms(faces.landmarks, config)
     bad = np.asarray(~np.isfinite(matrices).all((1, 2)))
     size = (config.size, config.size)
