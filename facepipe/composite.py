@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,14 +11,17 @@ from numpy.typing import NDArray
 from facepipe import geometry
 from facepipe.config import SwapConfig
 from facepipe.image import (
-    ColorStats,
-    apply_color,
+    ColorMap,
+    Texture,
+    add_grain,
+    apply_color_map,
     blend_feather,
     blend_multiband,
-    color_stats,
-    match_color,
+    color_map,
+    match_blur,
+    poisson_shift,
     soften,
-    transfer_map,
+    texture,
     warp,
 )
 from facepipe.types import Image
@@ -62,27 +66,36 @@ class Region:
 
 
 class Compositor:
-    """Puts patches of successive frames into them; keeps the colour statistics steady from frame to frame.
+    """Puts patches of successive frames into them; keeps colours and texture steady from frame to frame.
 
     Parameters
     ----------
     config : SwapConfig
-        `color`, `blend` and `feather` are used.
+        `color`, `color_space`, `blend`, `feather` and `grain` are used.
+    seed : int
+        Of the grain.
     """
 
-    _KEEP = 0.8  # how much of the last frame's colour statistics stays
-    _PIXELS = 40_000  # enough for a mean and a covariance
+    _KEEP = 0.8  # how much of the last frame's colour map and texture stays
+    _PIXELS = 20_000  # enough for the distribution of colours
+    _STEP = 32.0  # grey levels by which Poisson's blend follows a step at the border
 
-    def __init__(self, config: SwapConfig) -> None:
+    def __init__(self, config: SwapConfig, seed: int = 0) -> None:
         self._config = config
+        self._seed = seed
         self.reset()
 
     def reset(self) -> None:
-        """Forget the colours: the next face is another one, or comes after a cut."""
-        self._stats: tuple[ColorStats, ColorStats] | None = None
+        """Forget colours and texture: the next face is another one, or comes after a cut."""
+        self._colors: ColorMap | None = None
+        self._textures: tuple[Texture, Texture, Texture] | None = None
+        self._shift: NDArray[np.float32] | None = None
 
-    def __call__(self, frame: Image, patch: Patch) -> tuple[Image, Region]:
-        """The frame with the patch in it (a new array), and the region that changed."""
+    def __call__(self, frame: Image, patch: Patch, index: int = 0) -> tuple[Image, Region]:
+        """The frame with the patch in it (a new array), and the region that changed.
+
+        The grain is that of the frame's number, `index`: the same bytes whenever it is composited.
+        """
         rows, columns = _bounds(patch, frame.shape[:2])
         background = frame[rows, columns]
         if not background.size:  # the patch lies beside the frame
@@ -93,29 +106,80 @@ class Compositor:
         soft = soften(mask, erode=0.02 * width, feather=feather)
         if soft.max() > 0:
             face = self._colored(face, background, soft)
-        blend = blend_multiband if self._config.blend == "multiband" else blend_feather
+            if self._config.grain:
+                face = self._textured(face, background, soft, index)
         result = frame.copy()
-        result[rows, columns] = blend(face, background, soft)
+        result[rows, columns] = self._blended(face, background, soft)
         return result, Region(rows, columns, soft)
 
     def _colored(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
         """The face in the colours of what it covers."""
-        method = self._config.color
-        if method == "none":
+        if self._config.color == "none":
             return face
-        if method == "histogram":
-            return match_color(face, background, method=method, mask=mask, reference_mask=mask)
-        step = max(1, int(np.sqrt(mask.size / self._PIXELS)))
-        thin = (slice(None, None, step), slice(None, None, step))
-        own, wanted = (color_stats(np.ascontiguousarray(image[thin]), mask[thin]) for image in (face, background))
-        if self._stats is not None:
-            own, wanted = (_mix(old, new, self._KEEP) for old, new in zip(self._stats, (own, wanted), strict=True))
-        self._stats = own, wanted
-        return apply_color(face, transfer_map(own, wanted, method=method))
+        own, wanted, weights = (self._small(part) for part in (face, background, mask))
+        if not weights.any():  # a mask of a pixel or two
+            own, wanted, weights = face, background, mask
+        colors = color_map(
+            own,
+            wanted,
+            method=self._config.color,
+            mask=weights,
+            reference_mask=weights,
+            space=self._config.color_space,
+        )
+        self._colors = colors if self._colors is None else colors.mixed(self._colors, self._KEEP)
+        return apply_color_map(face, self._colors)
+
+    def _small(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """At most half as large, low-passed: quicker, and the frame's noise does not count as colour."""
+        scale = min(0.5, float(np.sqrt(self._PIXELS / (picture.shape[0] * picture.shape[1]))))
+        size = max(1, round(scale * picture.shape[0])), max(1, round(scale * picture.shape[1]))
+        matrix = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])  # half-pixel rule
+        return warp(picture, matrix, size, border="replicate")
+
+    def _textured(self, face: Image, background: Image, mask: NDArray[np.float32], index: int) -> Image:
+        """The face blurred and grained as what it covers; never sharpened."""
+        own, wanted = texture(face, mask), texture(background, mask)
+        if self._textures is not None:
+            own, wanted = (new.mixed(old, self._KEEP) for new, old in zip((own, wanted), self._textures, strict=False))
+        face = match_blur(face, own, wanted)
+        left = texture(face, mask)
+        if self._textures is not None:
+            left = left.mixed(self._textures[2], self._KEEP)
+        self._textures = own, wanted, left
+        return add_grain(face, left, wanted, seed=(self._seed, index))
+
+    def _blended(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
+        match self._config.blend:
+            case "feather":
+                return blend_feather(face, background, mask)
+            case "multiband":
+                return blend_multiband(face, background, mask)
+            case "poisson":
+                return self._poisson(face, background, mask)
+
+    def _poisson(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
+        """Poisson's blend, whose shift is kept steady inside: what passes the border does not flicker on the face."""
+        shift = poisson_shift(face, background, mask, limit=self._STEP)
+        if shift.any() or self._shift is not None:
+            down, across = (_hats(np.asarray(mask.any(axis))) for axis in (1, 0))
+            weight = down.T @ mask @ across
+            grid = np.einsum("hi,hwc,wj->ijc", down, shift * mask[..., None], across, optimize=True)
+            grid /= np.maximum(weight, 1e-6)[..., None]
+            steady = grid if self._shift is None else self._KEEP * self._shift + (1 - self._KEEP) * grid
+            self._shift = steady
+            shift += np.einsum("hi,ijc,wj->hwc", down, steady - grid, across, optimize=True)
+        mixed = blend_feather(face + shift, background.astype(np.float32), mask)
+        result: Image = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
+        return result
 
 
-def _mix(old: ColorStats, new: ColorStats, keep: float) -> ColorStats:
-    return ColorStats(keep * old.mean + (1 - keep) * new.mean, keep * old.covariance + (1 - keep) * new.covariance)
+def _hats(covered: NDArray[np.bool_], nodes: int = 8) -> NDArray[np.float32]:
+    """(N, nodes): weights of nodes spread evenly over the covered part of an axis, linear in between."""
+    first, last = np.flatnonzero(covered)[[0, -1]]
+    place = (np.arange(len(covered)) - first) / max(last - first, 1) * (nodes - 1)
+    weights: NDArray[np.float32] = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(nodes))).astype(np.float32)
+    return weights
 
 
 def _is_shift(matrix: NDArray[np.float64]) -> bool:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from facepipe import geometry
 from facepipe.composite import Compositor, Patch, Region
 from facepipe.config import SwapConfig
+from facepipe.image import blend_poisson, sharpness, texture
 
 Picture = NDArray[np.uint8]
-COLORS: tuple[Any, ...] = ("covariance", "reinhard", "histogram", "none")
-BLENDS: tuple[Any, ...] = ("multiband", "feather")
+COLORS: tuple[Any, ...] = ("covariance", "reinhard", "histogram", "sliced", "none")
+SPACES: tuple[Any, ...] = ("lab", "linear", "rgb")
+BLENDS: tuple[Any, ...] = ("multiband", "feather", "poisson")
 
 
 def waves(x: NDArray[Any], y: NDArray[Any], phase: float = 0.0) -> Picture:
@@ -69,11 +71,22 @@ def whole_mask(region: Region, size: tuple[int, int]) -> NDArray[np.float32]:
     angle=st.floats(-3.2, 3.2),
     by_shift=st.booleans(),
     color=st.sampled_from(COLORS),
+    space=st.sampled_from(SPACES),
     blend=st.sampled_from(BLENDS),
+    grain=st.booleans(),
     feather=st.sampled_from([0.0, 0.12, 0.5]),
 )
 def test_pixels_outside_the_mask_are_bit_identical(
-    left: int, top: int, scale: float, angle: float, by_shift: bool, color: Any, blend: Any, feather: float
+    left: int,
+    top: int,
+    scale: float,
+    angle: float,
+    by_shift: bool,
+    color: Any,
+    space: Any,
+    blend: Any,
+    grain: bool,
+    feather: float,
 ) -> None:
     frame = frame_of(150, 200)
     before = frame.copy()
@@ -84,7 +97,9 @@ def test_pixels_outside_the_mask_are_bit_identical(
         middle = np.array([left + 30.0, top + 35.0])
         matrix = np.column_stack([turn, np.array([100.0, 100.0]) - turn @ middle])
         patch = patch_at(matrix, (200, 200), (float(middle[0]), float(middle[1])), (24, 30))
-    result, region = Compositor(SwapConfig(color=color, blend=blend, feather=feather))(frame, patch)
+    result, region = Compositor(SwapConfig(color=color, color_space=space, blend=blend, grain=grain, feather=feather))(
+        frame, patch
+    )
     np.testing.assert_array_equal(frame, before)  # the caller's frame stays
     assert result.shape == frame.shape
     assert result.dtype == np.uint8
@@ -137,7 +152,7 @@ def test_by_shift_and_by_a_similarity_agree(blend: Any, scale: float, angle: flo
 def test_the_face_is_the_patchs_and_the_rest_the_frames() -> None:
     frame, centre = frame_of(150, 200), (95.0, 80.0)
     patch = patch_at(shift(60, 35), (91, 71), centre, (30, 38))
-    result, region = Compositor(SwapConfig(color="none", blend="feather"))(frame, patch)
+    result, region = Compositor(SwapConfig(color="none", blend="feather", grain=False))(frame, patch)
     sure = whole_mask(region, frame.shape[:2]) == 1
     assert sure.sum() > 500
     y, x = np.mgrid[:150, :200].astype(float)
@@ -171,7 +186,7 @@ def tinted(frame: Picture, gain: float, offset: tuple[float, float, float]) -> P
     return np.asarray(np.clip(frame.astype(float) * gain + offset, 0, 255), np.uint8)
 
 
-@pytest.mark.parametrize("color", ["covariance", "reinhard", "histogram"])
+@pytest.mark.parametrize("color", ["covariance", "reinhard", "histogram", "sliced"])
 def test_the_face_takes_the_colours_of_what_it_covers(color: Any) -> None:
     frame = tinted(frame_of(150, 200), 0.5, (60, 20, 0))
     patch = patch_at(shift(60, 35), (91, 71), (95, 80), (30, 38))
@@ -186,11 +201,13 @@ def test_the_face_takes_the_colours_of_what_it_covers(color: Any) -> None:
     assert distance(color) < 0.25 * distance("none")
 
 
-def test_colours_are_steady_from_frame_to_frame_and_forgotten_after_a_cut() -> None:
+@pytest.mark.parametrize("color", ["covariance", "reinhard", "histogram", "sliced"])
+def test_colours_are_steady_from_frame_to_frame_and_forgotten_after_a_cut(color: Any) -> None:
     dark, light = tinted(frame_of(150, 200), 0.3, (0, 0, 0)), tinted(frame_of(150, 200), 0.5, (120, 120, 120))
     patch = patch_at(shift(60, 35), (91, 71), (95, 80), (30, 38))
-    fresh = Compositor(SwapConfig())(light, patch)[0]
-    compositor = Compositor(SwapConfig())
+    config = SwapConfig(color=color, grain=False)
+    fresh = Compositor(config)(light, patch)[0]
+    compositor = Compositor(config)
     compositor(dark, patch)
     after_dark = compositor(light, patch)[0]
     compositor.reset()
@@ -201,3 +218,103 @@ def test_colours_are_steady_from_frame_to_frame_and_forgotten_after_a_cut() -> N
     for _ in range(30):
         settled = compositor(light, patch)[0]
     assert np.abs(settled.astype(int) - fresh).max() <= 1
+
+
+# ---------------------------------------------------------------------------------------- equal, small and rough
+
+
+@pytest.mark.parametrize("blend", BLENDS)
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("color", COLORS)
+def test_a_face_that_is_the_background_leaves_every_bit(color: Any, space: Any, blend: Any) -> None:
+    frame = np.random.default_rng(1).integers(0, 256, (150, 200, 3), dtype=np.uint8)
+    like = patch_at(shift(60, 35), (91, 71), (95, 80), (30, 38))
+    patch = Patch(np.ascontiguousarray(frame[35:126, 60:131]), like.mask, like.frame_to_patch)
+    compositor = Compositor(SwapConfig(color=color, color_space=space, blend=blend, grain=True))
+    for index in range(3):
+        result, region = compositor(frame, patch, index)
+        assert region.mask.max() == 1
+        np.testing.assert_array_equal(result, frame)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    top=st.integers(-4, 27),
+    left=st.integers(-4, 37),
+    size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    color=st.sampled_from(COLORS),
+    blend=st.sampled_from(BLENDS),
+    grain=st.booleans(),
+)
+def test_masks_of_a_few_pixels_and_at_the_border(
+    top: int, left: int, size: tuple[int, int], color: Any, blend: Any, grain: bool
+) -> None:
+    frame = frame_of(30, 40)
+    patch = Patch(frame_of(*size, phase=1.0), np.ones(size, np.float32), shift(left, top))
+    compositor = Compositor(SwapConfig(color=color, blend=blend, grain=grain, feather=0.0))
+    for index in range(2):
+        result, region = compositor(frame, patch, index)
+        assert result.dtype == np.uint8
+        outside = whole_mask(region, (30, 40)) == 0
+        np.testing.assert_array_equal(result[outside], frame[outside])
+
+
+def rough(frame: Picture, seed: int, sigma: float) -> Picture:
+    noise = np.random.default_rng(seed).normal(0, sigma, (*frame.shape[:2], 1))
+    return np.asarray(np.clip(frame + noise, 0, 255), np.uint8)
+
+
+def test_the_face_gets_the_grain_of_the_frame() -> None:
+    patch = patch_at(shift(60, 35), (91, 71), (95, 80), (30, 38))
+    frames = [rough(frame_of(150, 200), i, 4.0) for i in range(6)]
+    compositors = [Compositor(SwapConfig(grain=grain)) for grain in (True, False)]
+    for index, frame in enumerate(frames):
+        (with_grain, region), (without, _) = (one(frame, patch, index) for one in compositors)
+        inside = (whole_mask(region, frame.shape[:2]) > 0.98).astype(np.float32)
+        wanted = texture(frame, inside).grain
+        assert abs(texture(with_grain, inside).grain - wanted) < 0.15 * wanted
+        assert texture(without, inside).grain < 0.3 * wanted
+
+
+def test_grain_is_a_function_of_seed_and_frame() -> None:
+    patch = patch_at(shift(60, 35), (91, 71), (95, 80), (30, 38))
+    frame = rough(frame_of(150, 200), 0, 4.0)
+    one, again, next_frame, other = (
+        Compositor(SwapConfig(), seed)(frame, patch, index)[0] for seed, index in ((3, 7), (3, 7), (3, 8), (4, 7))
+    )
+    np.testing.assert_array_equal(one, again)
+    assert (one != next_frame).any()
+    assert (one != other).any()
+
+
+def test_the_face_is_blurred_as_the_frame_is_but_never_sharpened() -> None:
+    y, x = np.mgrid[:150, :200].astype(float)
+    stripes = np.clip(127 + 90 * np.sign(np.sin(x / 2.3) * np.sin(y / 2.7)), 0, 255)[..., None].repeat(3, 2)
+    sharp, soft = stripes.astype(np.uint8), np.asarray(cv2.GaussianBlur(stripes, (0, 0), 1.5)).astype(np.uint8)
+    mask = patch_at(shift(60, 35), (91, 71), (95, 80), (30, 38)).mask
+    cut = (slice(35, 126), slice(60, 131))
+
+    def result(frame: Picture, face: Picture, grain: bool) -> float:
+        patch = Patch(np.ascontiguousarray(face[cut]), mask, shift(60, 35))
+        picture, region = Compositor(SwapConfig(color="none", grain=grain))(frame, patch)
+        return sharpness(picture, (whole_mask(region, (150, 200)) > 0.98).astype(np.float32))
+
+    assert result(soft, sharp, True) < 0.6 * result(soft, sharp, False)
+    assert result(sharp, soft, True) <= 1.02 * result(sharp, soft, False)
+
+
+def test_what_flickers_beside_the_face_does_not_pump_it() -> None:
+    """Poisson's shift follows the border at once, the composite's only slowly."""
+    patch = patch_at(shift(60, 35), (91, 71), (95, 80), (30, 38))
+    means: dict[str, list[float]] = {"ours": [], "at once": []}
+    compositor = Compositor(SwapConfig(color="none", blend="poisson", grain=False))
+    for index in range(12):
+        frame = frame_of(150, 200)
+        frame[:, :80] = np.clip(frame[:, :80].astype(int) + 25 * (-1) ** index, 0, 255)
+        result, region = compositor(frame, patch, index)
+        core = whole_mask(region, frame.shape[:2]) > 0.98
+        means["ours"].append(float(result[core].mean()))
+        place = (region.rows, region.columns)
+        pure = blend_poisson(patch.image, frame[place], region.mask)
+        means["at once"].append(float(pure[core[place]].mean()))
+    assert np.std(np.diff(means["ours"][4:])) < 0.4 * np.std(np.diff(means["at once"][4:]))

@@ -113,7 +113,7 @@ def one_by_one(plan: Squares, count: int) -> Iterator[tuple[Image, Record | None
         if row is None or row in plan.outside:
             yield image, None
         else:
-            yield compositor(image, square(image))[0], plan.record(row)
+            yield compositor(image, square(image), index)[0], plan.record(row)
 
 
 def swapped(source: Iterable[Frame], plan: Plan) -> list[SwappedFrame]:
@@ -229,7 +229,7 @@ def test_all_four_work_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None
 
     plan = Squares(faces_in(range(20)))
     monkeypatch.setattr(plan, "patches", meeting(plan.patches, 2))
-    monkeypatch.setattr(swap, "Compositor", lambda config: _Composite(meeting(Compositor(config), 1)))
+    monkeypatch.setattr(swap, "Compositor", lambda *settings: _Composite(meeting(Compositor(*settings), 1)))
     decode, take = meeting(lambda frame: frame, 3), meeting(lambda frame: frame.index, 0)
     found = [take(frame) for frame in swap_frames(map(decode, frames(20)), plan, CONFIG)]
     assert found == list(range(20))
@@ -274,7 +274,7 @@ def test_an_exception_anywhere_comes_as_itself_and_ends_all(
 
     monkeypatch.setattr(plan, "patches", wrap("method", plan.patches))
     monkeypatch.setattr(plan, "record", wrap("record", plan.record))
-    monkeypatch.setattr(swap, "Compositor", lambda config: _Composite(wrap("composite", Compositor(config))))
+    monkeypatch.setattr(swap, "Compositor", lambda *settings: _Composite(wrap("composite", Compositor(*settings))))
     decode, take = wrap("decoder", lambda frame: frame), wrap("caller", lambda frame: frame)
     with (
         pytest.raises(OwnError) as caught,

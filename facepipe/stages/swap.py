@@ -46,18 +46,21 @@ class _Patched:
     patch: Patch | None = None
 
 
-def swap_frames(frames: Iterable[Frame], plan: Plan, config: SwapConfig) -> Generator[SwappedFrame, None, None]:
+def swap_frames(
+    frames: Iterable[Frame], plan: Plan, config: SwapConfig, *, seed: int = 0
+) -> Generator[SwappedFrame, None, None]:
     """Yield every frame in order, swapped where the plan says so; the others are passed on untouched.
 
     Three threads work ahead of the caller: one decodes, one makes patches, one composites. Only a few frames (up to
     six batches of the plan's) are between them at a time, however long the clip is. Any exception of theirs is raised
-    here. Close the generator to end the threads early: ``with closing(swap_frames(...)) as swapped``.
+    here. Close the generator to end the threads early: ``with closing(swap_frames(...)) as swapped``. `seed` is that
+    of the grain.
     """
     several = max(_AHEAD, plan.batch)
     with (
         ahead(_decoded(frames), several) as decoded,
         ahead(_patched(decoded, plan), several) as patched,
-        ahead(_composited(patched, plan, config), _AHEAD) as swapped,
+        ahead(_composited(patched, plan, Compositor(config, seed)), _AHEAD) as swapped,
     ):
         yield from swapped
 
@@ -94,9 +97,8 @@ def _with_patches(held: list[_Patched], plan: Plan) -> list[_Patched]:
     return [one if one.row is None else replace(one, patch=next(made)) for one in held]
 
 
-def _composited(patched: Iterable[_Patched], plan: Plan, config: SwapConfig) -> Iterator[SwappedFrame]:
+def _composited(patched: Iterable[_Patched], plan: Plan, compositor: Compositor) -> Iterator[SwappedFrame]:
     """The frames with their patches in them; colours are kept steady while a track goes on without a gap."""
-    compositor = Compositor(config)
     last = (-1, -1)
     for one in patched:
         if one.row is None:
@@ -109,7 +111,7 @@ def _composited(patched: Iterable[_Patched], plan: Plan, config: SwapConfig) -> 
         if one.patch is None:
             yield one.frame
             continue
-        image, region = compositor(one.frame.image, one.patch)
+        image, region = compositor(one.frame.image, one.patch, one.frame.index)
         yield replace(one.frame, image=image, region=region, record=plan.record(one.row))
 
 
