@@ -80,7 +80,6 @@ class Diary:
         self._counts: dict[str, int] = {}
         self._means: dict[str, float] = {}
         self._notes: list[str] = []
-        self._first, self._away, self._begin = step, 0.0, time.perf_counter()
         known = read_json(folder / "history.json") or []
         self.history: list[dict[str, float]] = [row for row in known if row["step"] <= step]
         self._events: Any = None
@@ -88,6 +87,7 @@ class Diary:
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(folder / "events", purge_step=step + 1)
+        self._first, self._away, self._begin = step, 0.0, time.perf_counter()  # the set-up is no training
 
     # Losses
 
