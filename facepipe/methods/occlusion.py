@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from facepipe import geometry
 from facepipe.composite import Patch
 from facepipe.image import delaunay, piecewise_warp, warp
-from facepipe.methods.bank import driving_features, mean_face
+from facepipe.methods.bank import mean_face
+from facepipe.methods.faceset import hints_of
 from facepipe.methods.plan import Plan, Record
 from facepipe.types import Faces, Image, evenly_spaced
 
@@ -289,8 +290,7 @@ class Occlusion:
             return None
         learned = known[evenly_spaced(len(known), _MOST)]
         layout, points = _Layout.of(faces), _points(faces)
-        upper, lower = driving_features(faces, faces[known])
-        features = np.concatenate([upper, lower[:, 3:]], axis=1)
+        features = hints_of(faces, faces[known]).astype(np.float64)
         mean = features[learned].mean(0)
         axes = np.linalg.svd(features[learned] - mean, full_matrices=False)[2][:_COMPONENTS]
         codes = np.concatenate([np.ones((len(faces), 1)), (features - mean) @ axes.T], axis=1).astype(np.float32)
