@@ -18,7 +18,7 @@ from facepipe.errors import MediaError, NoFaceError, UsageError
 from facepipe.metrics import cosine_similarity
 from facepipe.people import SAME_PERSON, Person, find_people
 from facepipe.results import ClipResults, RunResults, flag_names
-from facepipe.types import Faces, Image, Side, evenly_spaced
+from facepipe.types import SIDES, Faces, Image, Side, evenly_spaced
 from facepipe.video import write_image
 
 __all__ = ["KEYS", "Album", "Face", "Key", "Limit", "best_faces", "faces", "qualities", "sheet_of"]
@@ -164,7 +164,7 @@ def faces(
         raise UsageError(f"similarity {similarity}: expected a cosine between -1 and 1")
     results = RunResults.read(run)
     sort = sort or ("yaw" if sheet is not None or limit != (None, None) else None)
-    sides: tuple[Side, ...] = (side,) if side else ("source", "target")
+    sides: tuple[Side, ...] = (side,) if side else SIDES
     albums = [album for one in sides for album in _albums(results, one, similarity)]
     if not albums:
         results.chosen(side=side)  # says what is missing, where nothing was done yet

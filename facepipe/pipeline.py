@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,24 +37,17 @@ from facepipe.errors import (
 )
 from facepipe.finder import Models, load_models
 from facepipe.methods.bank import ChosenCrops, SourceBank
-from facepipe.methods.eigenface import EigenfacePlan
 from facepipe.methods.faceset import FaceSet, find_twins, held_out
-from facepipe.methods.gan import GanPlan, Generator, fit_fine, write_fine
 from facepipe.methods.occlusion import Occlusion, WithOcclusion
 from facepipe.methods.plan import Plan
 from facepipe.methods.procrustes import plan_procrustes
-from facepipe.networks import OTHER, SIDES
 from facepipe.people import mean_embedding, person_rows
 from facepipe.provenance import label
 from facepipe.stages import score as scoring
 from facepipe.stages.align import align_faces
 from facepipe.stages.detect import detect_faces
 from facepipe.stages.swap import SwappedFrame, swap_frames, write_swap
-from facepipe.stages.train import run_training
-from facepipe.training import setup as training
-from facepipe.training.setup import shape_of
-from facepipe.training.team import Team, processes
-from facepipe.types import Faces, Image, Side, evenly_spaced
+from facepipe.types import OTHER, SIDES, Faces, Image, Side, evenly_spaced
 from facepipe.video import Clip, ClipReader, Frame, Limits, find_clips, open_clip, read_image
 from facepipe.workspace import (
     CropWriter,
@@ -68,6 +61,9 @@ from facepipe.workspace import (
     write_json,
     write_table,
 )
+
+if TYPE_CHECKING:  # what needs torch is imported where it is used: most runs train nothing, or have nothing to do
+    from facepipe.methods.gan import Generator
 
 __all__ = [
     "Outcome",
@@ -262,14 +258,20 @@ def _call(stage: Stage, config: Any, progress: Progress | None, settings: Mappin
         "source": find_clips(resolved.source),
         "target": find_clips(resolved.target),
     }
-    if stage == "train" and processes()[0] > 0:
-        return _assist(resolved)
+    if stage == "train":
+        from facepipe.training.team import processes
+
+        if processes()[0] > 0:
+            return _assist(resolved)
     with Workspace(resolved.out) as workspace:
         return _Run(resolved, workspace, clips, progress or (lambda *_: None)).up_to(stage)
 
 
 def _assist(config: Config) -> Result:
     """What all but the first of several processes do: train, once the first has prepared the run folder."""
+    from facepipe.stages.train import run_training
+    from facepipe.training.team import Team
+
     assert config.out is not None
     device = choose_device(config.device)
     team = Team.join(device)
@@ -514,6 +516,10 @@ class _Run:
 
     def _train(self) -> None:
         """Train the swap net, or go on; what it makes is the folder ``model``."""
+        from facepipe.stages.train import run_training
+        from facepipe.training.setup import prepare, shape_of
+        from facepipe.training.team import Team
+
         start = time.perf_counter()
         key, folder = self._train_key(), self.workspace.root / "model"
         marker = folder / "train.json"
@@ -522,7 +528,7 @@ class _Run:
         if not done:
             sets = {side: self._faceset(side) for side in SIDES}
             shape = shape_of(self.config.train, self.device)
-            training.prepare(folder, sets, self.config.align, self.config.train, shape)
+            prepare(folder, sets, self.config.align, self.config.train, shape)
             marker.unlink(missing_ok=True)
         team.agree(float(done))
         if not done:
@@ -544,7 +550,9 @@ class _Run:
         )
 
     def _refine_generator(self, folder: Path, sets: dict[Side, FaceSet]) -> None:
-        """Give the best net its linear part at a finer size."""
+        """Give the best net the detail of a finer size."""
+        from facepipe.methods.gan import Generator, fit_fine, write_fine
+
         generator = Generator.load(folder / "generator", self.device)
         if not generator.net.shape.linear:
             return
@@ -554,6 +562,8 @@ class _Run:
 
     @cached_property
     def generator(self) -> Generator:
+        from facepipe.methods.gan import Generator
+
         path = self.workspace.root / "model" / "generator"
         generator = Generator.load(path, self.device)
         generator.check(self.config.align, path)
@@ -622,8 +632,12 @@ class _Run:
             case "procrustes":
                 plan = plan_procrustes(self.bank, faces, rows, self.config.swap)
             case "eigenface":
+                from facepipe.methods.eigenface import EigenfacePlan
+
                 plan = EigenfacePlan.make(self._faceset("source"), faces, rows, self.config.swap)
             case "gan":
+                from facepipe.methods.gan import GanPlan
+
                 plan = GanPlan(self.generator, faces, rows, self.config.align.size, self.config.swap)
         if not len(plan.faces):
             raise NoFaceError(
@@ -795,8 +809,12 @@ class _Run:
                 near = apart <= self.config.score.reconstruct_gap
                 return plan_procrustes(bank, chosen, everyone, config, forbidden=near)
             case "eigenface":
+                from facepipe.methods.eigenface import EigenfacePlan
+
                 return EigenfacePlan.rebuild(self._faceset("target", [clip]), config)
             case "gan":
+                from facepipe.methods.gan import GanPlan
+
                 return GanPlan(self.generator, chosen, everyone, self.config.align.size, config, drawn="target")
 
     def _write_scores(self, scores: Mapping[str, scoring.ClipScores]) -> None:
@@ -842,7 +860,7 @@ def _with_whole_paths(config: Config) -> Config:
         return {name: path.absolute() for name in names if (path := getattr(section, name)) is not None}
 
     people = config.swap.model_copy(update=whole(config.swap, ("source_person", "target_person")))
-    return config.model_copy(update={**whole(config, ("source", "target")), "swap": people})
+    return config.model_copy(update={**whole(config, SIDES), "swap": people})
 
 
 def read_swapped(path: Path) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ Words
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +28,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Array", "Faces", "Flag", "Image", "Side", "VideoInfo", "evenly_spaced"]
+__all__ = ["HINTS", "OTHER", "SIDES", "Array", "Faces", "Flag", "Image", "Side", "VideoInfo", "evenly_spaced"]
 
 Array = NDArray[np.floating[Any]]
 """Any floating array; the shape stands in the docstring."""
@@ -39,6 +39,13 @@ Image = NDArray[np.uint8]
 
 Side = Literal["source", "target"]
 """Which of the two people: the one who gives the identity, or the one whose face is replaced."""
+
+SIDES: tuple[Side, Side] = ("source", "target")
+OTHER: Mapping[Side, Side] = {"source": "target", "target": "source"}
+"""Whose face is put on whom."""
+
+HINTS = 49
+"""Numbers that tell a net the pose and the expression of a face."""
 
 
 class Flag(enum.IntFlag):

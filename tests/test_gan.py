@@ -15,7 +15,7 @@ from facepipe.cli import main
 from facepipe.errors import CheckpointError, NoFaceError, TrainingError
 from facepipe.methods.faceset import Window
 from facepipe.methods.gan import Generator
-from facepipe.networks import HINTS
+from facepipe.types import HINTS
 from facepipe.video import open_clip
 
 TINY = (

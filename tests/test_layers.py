@@ -173,6 +173,11 @@ def test_the_command_line_starts_without_torch() -> None:
     assert run_python(code).strip() == "[]"
 
 
+@pytest.mark.parametrize("module", ["pipeline", "viewer", "gallery"])
+def test_what_may_have_nothing_to_do_loads_no_torch(module: str) -> None:
+    assert run_python(f"import facepipe.{module}, sys; print('torch' in sys.modules)").strip() == "False"
+
+
 @pytest.mark.parametrize("module", ["geometry", "metrics", "image", "video", "config", "workspace"])
 def test_works_with_torch_blocked(module: str) -> None:
     run_python(f"import sys; sys.modules['torch'] = None\nimport facepipe.{module}")

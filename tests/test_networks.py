@@ -22,10 +22,7 @@ from facepipe import losses
 from facepipe.config import TrainConfig
 from facepipe.errors import ConfigError
 from facepipe.networks import (
-    HINTS,
-    OTHER,
     PRESETS,
-    SIDES,
     Architecture,
     DiscriminatorKind,
     Face,
@@ -38,7 +35,7 @@ from facepipe.networks import (
 from facepipe.networks.architecture import DownKind, NormKind
 from facepipe.networks.blocks import Blur, Down, Residual, Up, activation, convolution, icnr_, normalization
 from facepipe.networks.linear import Analysis, Synthesis, principal_components, ridge
-from facepipe.types import Side
+from facepipe.types import HINTS, OTHER, SIDES, Side
 
 TINY = Architecture(size=16, widths=(8, 16), kernel=3, code=6, bottom=8, up=(16, 8))
 LINEAR = replace(TINY, linear=24, components=24, bounded=False, activation="silu")

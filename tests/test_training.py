@@ -17,7 +17,7 @@ from torch import Tensor
 
 from facepipe.config import AugmentConfig, TrainConfig, build
 from facepipe.errors import CheckpointError, ConfigError, TrainingError
-from facepipe.networks import HINTS, SIDES, Architecture, architecture
+from facepipe.networks import Architecture, architecture
 from facepipe.stages.train import train_net
 from facepipe.training import augment, checkpoint
 from facepipe.training.data import INSIDE, Loader, Person, Swappable, as_floats, step_generator, stored_side
@@ -27,7 +27,7 @@ from facepipe.training.schedule import Clock, augmentation_strength, learning_ra
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
 from facepipe.training.validation import component_psnr, masked_psnr
-from facepipe.types import Side
+from facepipe.types import HINTS, SIDES, Side
 
 SIZE = 32
 TINY = Architecture(

@@ -15,8 +15,7 @@ from facepipe.errors import NoFaceError
 from facepipe.image import hull_mask, warp
 from facepipe.methods.bank import ChosenCrops, SourceBank, driving_features, frontal_shapes
 from facepipe.methods.procrustes import Swapper, choose_sources
-from facepipe.networks import HINTS
-from facepipe.types import Faces, evenly_spaced
+from facepipe.types import HINTS, Faces, evenly_spaced
 
 __all__ = [
     "BORDER",

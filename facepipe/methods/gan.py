@@ -28,9 +28,9 @@ from facepipe.errors import CheckpointError, UsageError
 from facepipe.image import warp
 from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, hints_of, outline_mask
 from facepipe.methods.plan import Record, rows_to_swap
-from facepipe.networks import HINTS, OTHER, SIDES, Architecture, SwapNet
+from facepipe.networks import Architecture, SwapNet
 from facepipe.networks.linear import Synthesis, ridge
-from facepipe.types import Faces, Image, Side
+from facepipe.types import HINTS, OTHER, SIDES, Faces, Image, Side
 from facepipe.workspace import atomic_path, file_sha256, read_json
 
 __all__ = ["Drawn", "Fine", "GanPlan", "Generator", "export_onnx", "fit_fine", "write_fine"]

@@ -7,16 +7,13 @@ Convention
 
 from __future__ import annotations
 
-from facepipe.networks.architecture import HINTS, PRESETS, Architecture, architecture
+from facepipe.networks.architecture import PRESETS, Architecture, architecture
 from facepipe.networks.discriminators import DiscriminatorKind, discriminator
-from facepipe.networks.generator import OTHER, SIDES, Face, SwapNet
+from facepipe.networks.generator import Face, SwapNet
 from facepipe.networks.summary import Summary, summary
 
 __all__ = [
-    "HINTS",
-    "OTHER",
     "PRESETS",
-    "SIDES",
     "Architecture",
     "DiscriminatorKind",
     "Face",

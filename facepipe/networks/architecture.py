@@ -7,11 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from facepipe.errors import ConfigError
+from facepipe.types import HINTS
 
-__all__ = ["HINTS", "PRESETS", "Architecture", "DownKind", "NormKind", "architecture"]
-
-HINTS = 49
-"""Numbers that tell a net the pose and the expression of a face."""
+__all__ = ["PRESETS", "Architecture", "DownKind", "NormKind", "architecture"]
 
 DownKind = Literal["stride", "max", "average", "blur"]
 NormKind = Literal["none", "instance", "batch", "group", "spectral"]

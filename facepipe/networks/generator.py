@@ -9,16 +9,12 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from facepipe.networks.architecture import HINTS, Architecture
+from facepipe.networks.architecture import Architecture
 from facepipe.networks.blocks import Down, Residual, Up, convolution
 from facepipe.networks.linear import Analysis, Synthesis
-from facepipe.types import Side
+from facepipe.types import HINTS, OTHER, SIDES, Side
 
-__all__ = ["OTHER", "SIDES", "Decoder", "Encoder", "Face", "Inter", "SwapNet"]
-
-SIDES: tuple[Side, Side] = ("source", "target")
-OTHER: Mapping[Side, Side] = {"source": "target", "target": "source"}
-"""Whose face is put on whom."""
+__all__ = ["Decoder", "Encoder", "Face", "Inter", "SwapNet"]
 
 
 class Face(NamedTuple):

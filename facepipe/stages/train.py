@@ -10,7 +10,6 @@ from typing import Any
 from facepipe.backends.embedders import InceptionResnetV1
 from facepipe.config import Config, TrainConfig
 from facepipe.errors import TrainingError, UsageError
-from facepipe.networks import SIDES
 from facepipe.networks.summary import Summary, summary
 from facepipe.training.data import Loader
 from facepipe.training.diary import Diary, Report
@@ -20,6 +19,7 @@ from facepipe.training.setup import Setup
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
 from facepipe.training.validation import Validator, component_psnr, describe
+from facepipe.types import SIDES
 
 __all__ = ["run_training", "train_net"]
 

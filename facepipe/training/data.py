@@ -25,10 +25,9 @@ from facepipe.config import TrainConfig
 from facepipe.errors import RunFolderError
 from facepipe.image import warp
 from facepipe.methods.faceset import BORDER, FaceSet, Twins, Window, crop_outlines, outline_mask
-from facepipe.networks import OTHER, SIDES
 from facepipe.overlap import ahead
 from facepipe.training import augment
-from facepipe.types import Side
+from facepipe.types import OTHER, SIDES, Side
 from facepipe.workspace import atomic_path
 
 __all__ = [

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from facepipe import losses
 from facepipe.config import TrainConfig
-from facepipe.networks import OTHER, SIDES, Face
+from facepipe.networks import Face
 from facepipe.networks.discriminators import discriminator
 from facepipe.training.data import Batch
-from facepipe.types import Side
+from facepipe.types import OTHER, SIDES, Side
 
 __all__ = ["Game"]
 

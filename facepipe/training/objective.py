@@ -10,11 +10,11 @@ from torch import Tensor
 
 from facepipe import losses
 from facepipe.config import AugmentConfig, LossWeights
-from facepipe.networks import OTHER, SIDES, Face
+from facepipe.networks import Face
 from facepipe.training.augment import color_map, sample, variation
 from facepipe.training.data import Batch, Loader, Pair, Swappable
 from facepipe.training.game import Game
-from facepipe.types import Side
+from facepipe.types import OTHER, SIDES, Side
 
 __all__ = [
     "Embed",

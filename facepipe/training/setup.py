@@ -17,14 +17,14 @@ from facepipe.config import AlignConfig, Config, TrainConfig
 from facepipe.errors import CheckpointError, TrainingError
 from facepipe.methods.faceset import BORDER, FaceSet, Window, find_twins, find_window
 from facepipe.metrics import cosine_similarity
-from facepipe.networks import OTHER, SIDES, Architecture, architecture
+from facepipe.networks import Architecture, architecture
 from facepipe.people import mean_embedding
 from facepipe.training import checkpoint
 from facepipe.training.data import Loader, Person, write_person
 from facepipe.training.objective import IdentityLoss
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
-from facepipe.types import Side
+from facepipe.types import OTHER, SIDES, Side
 from facepipe.workspace import digest, read_json, write_json
 
 __all__ = ["Setup", "prepare", "shape_of"]

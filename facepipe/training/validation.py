@@ -11,11 +11,11 @@ from torch import Tensor
 
 from facepipe import losses
 from facepipe.diagnostics import ShiftMonitor
-from facepipe.networks import SIDES, SwapNet
+from facepipe.networks import SwapNet
 from facepipe.networks.linear import principal_components
 from facepipe.training.data import Loader
 from facepipe.training.objective import IdentityLoss
-from facepipe.types import Image, Side, evenly_spaced
+from facepipe.types import SIDES, Image, Side, evenly_spaced
 
 __all__ = ["Validator", "component_psnr", "describe", "masked_psnr"]
 

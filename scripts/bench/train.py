@@ -45,7 +45,7 @@ from facepipe.image import warp
 from facepipe.methods.faceset import hints_of
 from facepipe.methods.gan import GanPlan, Generator
 from facepipe.methods.plan import rows_to_swap
-from facepipe.networks import HINTS, PRESETS, SIDES, Architecture, SwapNet
+from facepipe.networks import PRESETS, Architecture, SwapNet
 from facepipe.people import person_rows
 from facepipe.stages.swap import swap_frames, write_swap
 from facepipe.stages.train import train_net
@@ -56,7 +56,7 @@ from facepipe.training.setup import Setup
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
 from facepipe.training.validation import Validator
-from facepipe.types import Side
+from facepipe.types import HINTS, SIDES, Side
 from facepipe.video import find_clips, open_clip
 from facepipe.workspace import read_crops, read_faces, read_json, write_json
 
