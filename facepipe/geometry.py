@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ __all__ = [
     "apply",
     "compose",
     "euler_to_rotation",
+    "face_pose",
     "ffhq_quad",
     "five_points",
     "generalized_procrustes",
@@ -776,6 +777,16 @@ def head_pose(
         m = umeyama(X, p)[..., :-1, :-1]
         return rotation_to_euler(m / np.cbrt(np.linalg.det(m))[..., None, None])
     return rotation_to_euler(_orthographic_rotation(p, X))
+
+
+def face_pose(
+    landmarks: ArrayLike, mesh: NDArray[np.floating[Any]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Yaw, pitch and roll of N faces: by the mesh (N, 468, 3) in three dimensions, else by the 68 points (N, 68, 2).
+
+    See `head_pose`. A mesh that is empty is none.
+    """
+    return head_pose(mesh, mean_face_mesh()) if mesh.size else head_pose(landmarks, mean_face68())
 
 
 def _orthographic_rotation(p: Points, X: Points) -> Points:

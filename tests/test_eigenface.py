@@ -17,8 +17,8 @@ from facepipe.config import SwapConfig
 from facepipe.errors import NoFaceError
 from facepipe.image import hull_mask, piecewise_warp, soften
 from facepipe.methods import eigenface
-from facepipe.methods.bank import ChosenCrops, driving_features
-from facepipe.methods.eigenface import EigenfacePlan, Eigenfaces, _layout, _Part, _weights
+from facepipe.methods.bank import ChosenCrops, driving_features, shape_free_layout
+from facepipe.methods.eigenface import EigenfacePlan, Eigenfaces, _Part, _weights
 from facepipe.methods.faceset import FaceSet
 from facepipe.methods.plan import Plan, Record
 from facepipe.types import Faces, Flag
@@ -201,7 +201,7 @@ def painted(
     learned = person.learned()
     faces = learned.faces
     learned = replace(learned, train=np.arange(len(faces)) % 2 == 0, held_out=np.arange(len(faces)) % 2 == 1)
-    layout = _layout(faces)
+    layout = shape_free_layout(faces, SIZE)
     # What is normal for the person is measured on what is learned from, as `Eigenfaces.fit` does.
     features = zip(*driving_features(faces, faces[learned.train]), strict=True)
     crops = []

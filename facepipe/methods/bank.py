@@ -22,11 +22,16 @@ __all__ = [
     "ChosenCrops",
     "Movements",
     "SourceBank",
+    "crop_points",
     "driving_features",
     "expression",
     "frontal_shapes",
     "mean_face",
     "movements",
+    "nearest_covered",
+    "neighbours",
+    "shape_free_layout",
+    "triangulation",
 ]
 
 _MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
@@ -59,6 +64,38 @@ def frontal_shapes(faces: Faces) -> Points:
 def mean_face(faces: Faces) -> Points:
     """(468, 3) or (68, 2): the mean face for the kind of landmarks that `faces` has."""
     return geometry.mean_face_mesh() if faces.mesh.shape[1] else geometry.mean_face68()[:, :2]
+
+
+def crop_points(faces: Faces) -> Points:
+    """(N, P, 2): mesh or landmarks in pixels of the crops."""
+    points = faces.mesh[..., :2] if faces.mesh.size else faces.landmarks
+    return np.asarray(geometry.apply(faces.frame_to_crop, points))
+
+
+def triangulation(layout: Points) -> NDArray[np.signedinteger[Any]]:
+    """(T, 3) triangles of a face's mesh, or of its 68 points as they lie in `layout` (P, 2)."""
+    return geometry.mesh_triangles() if len(layout) > 68 else delaunay(layout)
+
+
+def shape_free_layout(faces: Faces, size: int) -> Points:
+    """(P, 2): the mean face, as large as a texture of `size`; its mouth is open a little, with room for teeth."""
+    model = mean_face(faces)[:, :2]
+    low, high = model.min(0), model.max(0)
+    return np.asarray((model - (low + high) / 2) * ((size - 5) / (high - low).max()) + (size - 1) / 2)
+
+
+def nearest_covered(covered: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(H * W,) index, into the flattened picture, of the covered pixel that is nearest to each."""
+    from scipy.ndimage import distance_transform_edt
+
+    y, x = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    return np.asarray(y * covered.shape[1] + x, np.int64).ravel()
+
+
+def neighbours(faces: Faces, row: int, reach: int) -> list[int]:
+    """Rows of the same track in the frames up to `reach` before and after, without a gap; `row` is among them."""
+    near = range(max(0, row - reach), min(len(faces), row + reach + 1))
+    return [k for k in near if faces.track[k] == faces.track[row] and faces.frame[k] - faces.frame[row] == k - row]
 
 
 class Movements(NamedTuple):
@@ -210,8 +247,7 @@ class SourceBank:
     @cached_property
     def points(self) -> Points:
         """(N, P, 2): mesh or landmarks in pixels of the crops."""
-        points = self.faces.mesh[..., :2] if self.faces.mesh.size else self.faces.landmarks
-        return geometry.apply(self.faces.frame_to_crop, points)
+        return crop_points(self.faces)
 
     @cached_property
     def expression(self) -> Points:
@@ -229,7 +265,7 @@ class SourceBank:
         """
         model = mean_face(self.faces)[:, :2]
         points = (model - model.min(0)) / np.ptp(model, axis=0) * (_SMALL - 1)
-        triangles = geometry.mesh_triangles() if len(model) > 68 else delaunay(model)
+        triangles = triangulation(model)
         edges = np.stack(
             [_edges(crop, own, points, triangles) for crop, own in zip(self.crops, self.points, strict=True)]
         )

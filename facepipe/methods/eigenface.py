@@ -30,14 +30,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from facepipe import geometry
 from facepipe.backends.landmarkers import MESH_TO_IBUG68
 from facepipe.composite import Patch
 from facepipe.config import SwapConfig
-from facepipe.image import delaunay, piecewise_warp
-from facepipe.methods.bank import SourceBank, driving_features, frontal_shapes, mean_face
+from facepipe.image import piecewise_warp
+from facepipe.methods.bank import (
+    SourceBank,
+    crop_points,
+    driving_features,
+    frontal_shapes,
+    nearest_covered,
+    shape_free_layout,
+    triangulation,
+)
 from facepipe.methods.faceset import FaceSet
-from facepipe.methods.plan import Record, rows_to_swap
+from facepipe.methods.plan import Record, reference_faces, rows_to_swap
 from facepipe.methods.procrustes import Swapper
 from facepipe.networks.linear import held_back, principal_components, ridge
 from facepipe.types import Faces, Image, evenly_spaced
@@ -146,7 +153,7 @@ class Eigenfaces:
         rows = np.flatnonzero(person.train)
         rows = rows[evenly_spaced(len(rows), _MOST)]
         faces = person.faces[rows]
-        layout = _layout(faces)
+        layout = shape_free_layout(faces, _SIZE)
         textures, covered = _textures(faces, person.crops.take(rows), layout)
         fall = _fall(layout) * covered
         upper, lower = driving_features(faces, faces)
@@ -155,7 +162,7 @@ class Eigenfaces:
             np.median(frontal_shapes(faces), axis=0),
             _Part.fit(textures, fall, upper),
             _Part.fit(textures, covered - fall, lower),
-            _nearest(covered > 0),
+            nearest_covered(covered > 0),
         )
 
     def codes(self, faces: Faces, person: Faces) -> Array32:
@@ -182,13 +189,6 @@ class Eigenfaces:
         return np.asarray(texture[self.nearest].reshape(_SIZE, _SIZE, 3))
 
 
-def _layout(faces: Faces) -> Points:
-    """(P, 2): the mean face, as large as a texture; its mouth is open a little, so that there is room for teeth."""
-    model = mean_face(faces)[:, :2]
-    low, high = model.min(0), model.max(0)
-    return np.asarray((model - (low + high) / 2) * ((_SIZE - 5) / (high - low).max()) + (_SIZE - 1) / 2)
-
-
 def _fall(layout: Points) -> Array32:
     """(S, S): 1 down to the lower lids, falling smoothly to 0 at the base of the nose."""
     points = layout if len(layout) == 68 else layout[MESH_TO_IBUG68]
@@ -199,9 +199,7 @@ def _fall(layout: Points) -> Array32:
 
 def _textures(faces: Faces, crops: Sequence[Image], layout: Points) -> tuple[NDArray[np.uint8], Array32]:
     """(N, S, S, 3) faces warped onto the layout, and (S, S) 1 where any has pixels; what one hides is their mean."""
-    points = faces.mesh[..., :2] if faces.mesh.size else faces.landmarks
-    own = geometry.apply(faces.frame_to_crop, points)
-    triangles = geometry.mesh_triangles() if len(layout) > 68 else delaunay(layout)
+    own, triangles = crop_points(faces), triangulation(layout)
     size = (_SIZE, _SIZE)
     textures, seen = np.empty((len(faces), *size, 3), np.uint8), np.empty((len(faces), *size), bool)
     for i, crop in enumerate(crops):
@@ -209,14 +207,6 @@ def _textures(faces: Faces, crops: Sequence[Image], layout: Points) -> tuple[NDA
     count = seen.sum(0)
     mean = textures.sum(0) / np.maximum(count, 1)[..., None]  # hidden pixels are 0
     return np.where(seen[..., None], textures, np.rint(mean).astype(np.uint8)), (count > 0).astype(np.float32)
-
-
-def _nearest(covered: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(S * S,) index of the nearest covered pixel."""
-    from scipy.ndimage import distance_transform_edt
-
-    y, x = distance_transform_edt(~covered, return_distances=False, return_indices=True)
-    return np.asarray(y * covered.shape[1] + x, np.int64).ravel()
 
 
 class _Drawings(Sequence[Image]):
@@ -267,9 +257,7 @@ class EigenfacePlan:
             `skip`, `shape` and `refine` are used.
         """
         target = faces[rows_to_swap(faces, rows, config)]
-        # The person's habits and proportions are measured on all unflagged faces, or on what there is.
-        reference = faces[rows & faces.trusted] if (rows & faces.trusted).any() else target
-        return cls._of(Eigenfaces.fit(source), target, reference, config)
+        return cls._of(Eigenfaces.fit(source), target, reference_faces(faces, rows, target), config)
 
     @classmethod
     def rebuild(cls, person: FaceSet, config: SwapConfig) -> EigenfacePlan:

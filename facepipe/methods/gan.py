@@ -27,7 +27,7 @@ from facepipe.config import AlignConfig, SwapConfig
 from facepipe.errors import CheckpointError, UsageError
 from facepipe.image import warp
 from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, hints_of, outline_mask
-from facepipe.methods.plan import Record, rows_to_swap
+from facepipe.methods.plan import Record, reference_faces, rows_to_swap
 from facepipe.networks import Architecture, SwapNet
 from facepipe.networks.linear import Synthesis, ridge
 from facepipe.types import HINTS, OTHER, SIDES, Faces, Image, Side
@@ -355,8 +355,7 @@ class GanPlan:
         drawn: Side = "source",
     ) -> None:
         self.faces = faces[rows_to_swap(faces, rows, config)]
-        known = faces[rows & faces.trusted] if (rows & faces.trusted).any() else self.faces
-        self._hints = hints_of(self.faces, known)
+        self._hints = hints_of(self.faces, reference_faces(faces, rows, self.faces))
         self._generator = generator
         self._crop = crop
         self._drawn: Side = drawn

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from facepipe import geometry
 from facepipe.composite import Patch
-from facepipe.image import delaunay, piecewise_warp, warp
-from facepipe.methods.bank import mean_face
+from facepipe.image import piecewise_warp, warp
+from facepipe.methods.bank import crop_points, nearest_covered, neighbours, shape_free_layout, triangulation
 from facepipe.methods.faceset import hints_of
 from facepipe.methods.plan import Plan, Record
 from facepipe.types import Faces, Image, evenly_spaced
@@ -77,16 +77,13 @@ class _Layout(NamedTuple):
     """
 
     points: Points
-    triangles: NDArray[np.int64]
+    triangles: NDArray[np.signedinteger[Any]]
 
     @classmethod
     def of(cls, faces: Faces) -> _Layout:
         """The mean face for the kind of landmarks that `faces` has, as large as the layout."""
-        model = mean_face(faces)[:, :2]
-        low, high = model.min(0), model.max(0)
-        points = (model - (low + high) / 2) * ((_SIZE - 5) / (high - low).max()) + (_SIZE - 1) / 2
-        triangles = geometry.mesh_triangles() if len(model) > 68 else delaunay(points).astype(np.int64)
-        return cls(points, triangles)
+        points = shape_free_layout(faces, _SIZE)
+        return cls(points, triangulation(points))
 
     def texture(self, crop: Image, own: Points) -> tuple[Array32, Bools]:
         """(S, S, 4) red, green, blue and strength of edges of a face, and (S, S) where it is seen."""
@@ -180,6 +177,11 @@ class _Model:
             moment = np.stack([(share * lit[..., c]).T @ codes for c in range(4)], axis=2)
             matrix = np.linalg.solve(normal, moment).transpose(0, 2, 1)
         return cls(inside, matrix, scale, clean)
+
+    @cached_property
+    def nearest(self) -> NDArray[np.int64]:
+        """(S * S,) index of the nearest pixel inside of each."""
+        return nearest_covered(self.inside)
 
     def misfit(self, code: Array32, texture: Array32, seen: Bools) -> _Seen:
         """How a face differs from what its code tells."""
@@ -289,7 +291,7 @@ class Occlusion:
         if len(known) < _LEAST:
             return None
         learned = known[evenly_spaced(len(known), _MOST)]
-        layout, points = _Layout.of(faces), _points(faces)
+        layout, points = _Layout.of(faces), crop_points(faces)
         features = hints_of(faces, faces[known]).astype(np.float64)
         mean = features[learned].mean(0)
         axes = np.linalg.svd(features[learned] - mean, full_matrices=False)[2][:_COMPONENTS]
@@ -302,18 +304,14 @@ class Occlusion:
 
     def front(self, row: int) -> Bools | None:
         """(S, S) what is in front of a face, in the layout; None for nothing."""
-        faces, inside = self.faces, self._model.inside
-        near = [
-            k
-            for k in range(max(0, row - _REACH), min(len(faces), row + _REACH + 1))
-            if faces.track[k] == faces.track[row] and faces.frame[k] - faces.frame[row] == k - row
-        ]
-        misfit: Array32 = np.median([self._look(k).misfit for k in near], axis=0).astype(np.float32)
+        inside = self._model.inside
+        near = [self._look(k).misfit for k in neighbours(self.faces, row, _REACH)]
+        misfit: Array32 = np.median(near, axis=0).astype(np.float32)
         least = _SPOT * inside.sum()
         if (misfit > _STRONG).sum() < least:
             return None
         own = float(np.clip(_OWN * np.quantile(misfit[inside], _QUIET), *_WEAK))
-        found = _cut(self._look(row), misfit / own, inside)
+        found = _cut(self._look(row), misfit / own, self._model)
         _, labels = cv2.connectedComponents(found.astype(np.uint8))
         count = int(labels.max()) + 1
         border = inside & ~cv2.erode(inside.view(np.uint8), _disc(_BORDER), borderValue=0).view(bool)
@@ -323,12 +321,12 @@ class Occlusion:
         found = wanted[labels]
         if not found.any() or found[inside].mean() > _WHOLE:
             return None
-        return np.asarray(found[_nearest(inside)])
+        return np.asarray(found.ravel()[self._model.nearest].reshape(found.shape))
 
     def _look(self, row: int) -> _Seen:
         """A face in the layout; those near by are kept."""
         if row not in self._seen:
-            texture, seen = self._layout.texture(self.crops[row], _points(self.faces[row])[0])
+            texture, seen = self._layout.texture(self.crops[row], crop_points(self.faces[row])[0])
             for old in [one for one in self._seen if abs(one - row) > 2 * _REACH]:
                 self._seen.pop(old, None)
             self._seen[row] = self._model.misfit(self.codes[row], texture, seen)
@@ -340,7 +338,7 @@ class Occlusion:
         front = self.front(row)
         if front is None:
             return np.ones(crop.shape[:2], np.float32)
-        small, own = _small(crop, _points(self.faces[row])[0])
+        small, own = _small(crop, crop_points(self.faces[row])[0])
         layout = self._layout
         placed, known = piecewise_warp(front.astype(np.float32), layout.points, own, layout.triangles, small.shape[:2])
         covered = _snapped(small, placed, known)
@@ -348,11 +346,12 @@ class Occlusion:
         return np.asarray(1 - whole, np.float32)
 
 
-def _cut(face: _Seen, misfit: Array32, inside: Bools) -> Bools:
+def _cut(face: _Seen, misfit: Array32, model: _Model) -> Bools:
     """(S, S) pixels of a thing whose misfit is mostly above 1: brightness and misfit as two mixtures, smooth borders.
 
     C. Rother et al., "GrabCut", ACM Trans. Graph. 23 (2004) 309-314. DOI 10.1145/1015706.1015720
     """
+    inside, beyond = model.inside, model.nearest  # nothing is said of what is not face
     features = np.dstack([face.grey, 128 + face.rest, 60 * np.sqrt(misfit)])
     likely = cv2.morphologyEx((misfit > 1).astype(np.uint8), cv2.MORPH_CLOSE, _disc(_CLOSE // 2))
     mask = np.where(likely > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
@@ -363,22 +362,13 @@ def _cut(face: _Seen, misfit: Array32, inside: Bools) -> Bools:
         return np.asarray(first & inside)
     cv2.setRNGSeed(0)
     picture = np.rint(np.clip(features, 0, 255)).astype(np.uint8)
-    beyond = _nearest(inside)  # nothing is said of what is not face
-    mask = np.ascontiguousarray(mask[beyond])
-    cv2.grabCut(picture[beyond], mask, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)
+    mask, picture = mask.ravel()[beyond].reshape(mask.shape), picture.reshape(-1, 3)[beyond].reshape(picture.shape)
+    cv2.grabCut(picture, mask, (0, 0, 1, 1), np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)
     return np.asarray(((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)) & inside)
 
 
 def _disc(radius: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)), np.uint8)
-
-
-def _nearest(inside: Bools) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row and column of the nearest inside pixel of each."""
-    from scipy.ndimage import distance_transform_edt
-
-    y, x = distance_transform_edt(~inside, return_distances=False, return_indices=True)
-    return np.asarray(y), np.asarray(x)
 
 
 def _snapped(image: Image, front: Array32, known: Bools) -> Array32:
@@ -394,12 +384,6 @@ def _snapped(image: Image, front: Array32, known: Bools) -> Array32:
     found = np.asarray(cv2.watershed(cv2.GaussianBlur(image, (3, 3), 0), markers))
     inner = np.float32(found[1:-1, 1:-1] != 2)  # watersheds go to the front; the picture's own edge is always one
     return np.asarray(cv2.GaussianBlur(np.pad(inner, 1, mode="edge"), (5, 5), 0), np.float32)
-
-
-def _points(faces: Faces) -> Points:
-    """(N, P, 2): mesh or landmarks in pixels of the crops."""
-    points = faces.mesh[..., :2] if faces.mesh.size else faces.landmarks
-    return np.asarray(geometry.apply(faces.frame_to_crop, points))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from facepipe.composite import Patch
 from facepipe.config import SwapConfig
 from facepipe.types import Faces, Flag, Image
 
-__all__ = ["Plan", "Record", "rows_to_swap"]
+__all__ = ["Plan", "Record", "reference_faces", "rows_to_swap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +81,9 @@ def rows_to_swap(faces: Faces, rows: NDArray[np.bool_], config: SwapConfig) -> N
     """(N,) bool: those of the target person's `rows` that have no flag of ``config.skip``."""
     barring = sum(Flag[name.upper()] for name in config.skip)
     return np.asarray(rows & ((faces.flags & barring) == 0))
+
+
+def reference_faces(faces: Faces, rows: NDArray[np.bool_], swapped: Faces) -> Faces:
+    """What a person's habits and proportions are measured on: all unflagged ones of `rows`, or what is swapped."""
+    known = rows & faces.trusted
+    return faces[known] if known.any() else swapped

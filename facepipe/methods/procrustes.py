@@ -19,8 +19,8 @@ from facepipe import geometry
 from facepipe.backends.landmarkers import FACE_OVAL
 from facepipe.composite import Patch
 from facepipe.config import SwapConfig
-from facepipe.image import delaunay, hull_mask, piecewise_warp, warp
-from facepipe.methods.bank import ANGLE, SourceBank, expression, frontal_shapes, mean_face
+from facepipe.image import hull_mask, piecewise_warp, warp
+from facepipe.methods.bank import ANGLE, SourceBank, expression, frontal_shapes, mean_face, neighbours, triangulation
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.types import Faces, Image
 
@@ -98,9 +98,8 @@ def crossfade(chosen: NDArray[np.int64], target: Faces, reach: int) -> list[dict
     shares: list[dict[int, float]] = []
     for t, own in enumerate(chosen.tolist()):
         counts: dict[int, float] = {}
-        for k in range(max(0, t - reach), min(len(chosen), t + reach + 1)):
-            same = target.track[k] == target.track[t] and target.frame[k] - target.frame[t] == k - t
-            if own >= 0 and chosen[k] >= 0 and same:
+        for k in neighbours(target, t, reach) if own >= 0 else ():
+            if chosen[k] >= 0:
                 counts[int(chosen[k])] = counts.get(int(chosen[k]), 0.0) + 1.0
         total = sum(counts.values())
         shares.append({source: count / total for source, count in counts.items()})
@@ -155,7 +154,7 @@ class Swapper:
         self._config = config
         model = mean_face(target)
         dense = model.shape[1] == 3
-        self._triangles = geometry.mesh_triangles() if dense else delaunay(model)
+        self._triangles = triangulation(model)
         self._outline = FACE_OVAL if dense else None
         self._target_mean = np.median(frontal_shapes(target), axis=0) if len(target) else model
         own = _smoothing(model) @ (bank.mean - self._target_mean)

@@ -98,8 +98,7 @@ def steady_faces(faces: Faces, strength: float) -> Faces:
         return faces
     rows = np.concatenate(changed)
     pose = {name: getattr(faces, name).copy() for name in ("yaw", "pitch", "roll")}
-    points, model = (mesh, geometry.mean_face_mesh()) if mesh.size else (landmarks, geometry.mean_face68())
-    for name, values in zip(pose, geometry.head_pose(points[rows], model), strict=True):
+    for name, values in zip(pose, geometry.face_pose(landmarks[rows], mesh[rows]), strict=True):
         pose[name][rows] = values
     return faces.with_columns(landmarks=landmarks, mesh=mesh, **pose)
 

@@ -80,8 +80,7 @@ def _table(rows: list[_Row], embeddings: NDArray[np.float32] | None) -> Faces:
     landmarks = np.stack([fit.landmarks for fit in fits])
     meshes = [fit.mesh for fit in fits if fit.mesh is not None]
     mesh = np.stack(meshes) if len(meshes) == len(fits) else np.empty((len(rows), 0, 3), np.float32)
-    points, model = (mesh, geometry.mean_face_mesh()) if mesh.size else (landmarks, geometry.mean_face68())
-    yaw, pitch, roll = geometry.head_pose(points, model)
+    yaw, pitch, roll = geometry.face_pose(landmarks, mesh)
     n, f32, i32 = len(rows), np.float32, np.int32
     return Faces(
         frame=np.array([row.frame for row in rows], np.int64),
