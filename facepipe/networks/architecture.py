@@ -85,7 +85,7 @@ class Architecture:
         for name in ("size", "kernel", "code", "bottom", "components"):
             self._expect(getattr(self, name) >= 1, name, "at least 1")
         self._expect(self.kernel % 2 == 1, "kernel", "odd, so that convolutions keep the size")
-        least = 2 * (self.linear // 2 - self.linear_components + 1)
+        least = 2 * (2 + (HINTS if self.hints else 0))  # each person: a component, the hints, a mark
         self._expect(self.linear == 0 or self.linear >= least, "linear", f"0, or at least {least}")
         for name in ("widths", "up"):
             self._expect(len(getattr(self, name)) > 0, name, "one level at least")
@@ -116,11 +116,6 @@ class Architecture:
     def code_size(self) -> int:
         """All numbers of a code."""
         return self.linear + self.code * (2 if self.layout == "liae" else 1)
-
-    @property
-    def linear_components(self) -> int:
-        """Components of each person whose coefficients are in the code."""
-        return self.linear // 2 - 1 - (HINTS if self.hints else 0)
 
 
 PRESETS: Mapping[str, Architecture] = {

@@ -344,9 +344,12 @@ class Loader:
             pairs[side] = pair
         return Batch(pairs, swaps)
 
-    def _window(self, stored: Tensor, hints: Tensor) -> Pair:
+    def _inner(self, stored: Tensor) -> Tensor:
         edge = (stored.shape[-1] - self.size) // 2
-        inner = stored[..., edge : edge + self.size, edge : edge + self.size]
+        return stored[..., edge : edge + self.size, edge : edge + self.size]
+
+    def _window(self, stored: Tensor, hints: Tensor) -> Pair:
+        inner = self._inner(stored)
         return Pair(inner[:, :3], inner[:, :3], inner[:, 3:], hints)
 
     def _take(self, step: int) -> _Taken:
@@ -391,8 +394,8 @@ class Loader:
             seen = seen + how.to_other * field
         image = augment.sample(stored[:, :3], seen)
         if config.color:
-            other = self._window(as_floats(taken.others[side]), taken.hints[side])
-            moved = augment.color_map(target, mask, other.target, other.mask)
+            other = self._inner(as_floats(taken.others[side]))
+            moved = augment.color_map(target, mask, other[:, :3], other[:, 3:])
             image, target = (torch.lerp(one, moved(one), how.recolored) for one in (image, target))
         image, target = (torch.addcmul(how.bias, one, how.gain) for one in (image, target))
         return Pair(image, target, mask, taken.hints[side])

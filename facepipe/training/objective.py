@@ -212,6 +212,9 @@ class IdentityLoss:
         size = (self._size, self._size)
         return self._embed(F.interpolate(pictures, size, mode="bilinear", align_corners=False, antialias=True))
 
+    def _compared(self, found: Tensor, seen: Side) -> tuple[Tensor, Tensor]:
+        return found @ self.reference[OTHER[seen]], found @ self.reference[seen]
+
     def _view(self, pictures: Tensor, numbers: Tensor) -> Tensor:
         left, top, right, bottom = self._region
         how = variation(numbers, _VIEWS, 1.0)
@@ -225,8 +228,7 @@ class IdentityLoss:
 
     def similarities(self, image: Tensor, stored: Tensor, seen: Side) -> tuple[Tensor, Tensor]:
         """(B,) cosines of swapped faces to the person they shall show, and to the one who was seen."""
-        found = self.of(paste_into_stored(image, stored))
-        return found @ self.reference[OTHER[seen]], found @ self.reference[seen]
+        return self._compared(self.of(paste_into_stored(image, stored)), seen)
 
     def __call__(self, image: Tensor, swap: Swappable, seen: Side) -> Tensor:
         """What the cosine to the person shown lacks to .85, plus half of what is left of the one replaced; scalar.
@@ -235,5 +237,5 @@ class IdentityLoss:
         what holds from everywhere is a feature of the face (Athalye et al. 2018, arXiv:1707.07397).
         """
         found = self._embed(self._view(paste_into_stored(image, swap.stored), swap.numbers))
-        wanted, leak = found @ self.reference[OTHER[seen]], found @ self.reference[seen]
+        wanted, leak = self._compared(found, seen)
         return F.relu(_ALIKE - wanted).mean() + 0.5 * F.relu(leak - _LEAK).mean()

@@ -109,11 +109,9 @@ class Validator:
             image = net.swap(pair.input, side, pair.hints).image.clamp(-1, 1)
             scores[f"twin_{side}"] = float(masked_psnr(image, twin, where * pair.mask).mean())
             if self._identity is not None:
-                few = self._rows[side][evenly_spaced(len(self._rows[side]), _SWAPS)]
-                stored = self._loader.stored(side, few)
-                pair = self._loader.clean(side, few)
-                image = net.swap(pair.input, side, pair.hints).image.clamp(-1, 1)
-                shown, leak = self._identity.similarities(image, stored, side)
+                few = evenly_spaced(len(self._rows[side]), _SWAPS)
+                stored = self._loader.stored(side, self._rows[side][few])
+                shown, leak = self._identity.similarities(image[few], stored, side)
                 scores[f"shown_{side}"], scores[f"leak_{side}"] = float(shown.median()), float(leak.median())
                 margins.append(float((shown - leak).median()))
         shifts = self._monitor.step()
