@@ -204,6 +204,9 @@ class TrainConfig(_Section):
     """Share of each clip's faces, its end in one piece, that is never trained on: results are measured there."""
     model: Literal["auto", "cpu-64", "original-64", "df-128", "liae-256"] = "auto"
     """Preset of the nets; auto is cpu-64 on a CPU and df-128 on a GPU."""
+    view: Literal["texture", "crop"] = "texture"
+    """What the nets see: faces warped by their landmarks onto one layout (what is drawn is warped back onto the
+    target's landmarks), or a square of the aligned crop."""
     architecture: dict[str, Any] = Field(default_factory=dict)
     """Fields of the preset to change, e.g. ``--set train.architecture.down=max``; see `facepipe.networks`."""
     steps: Annotated[int, Field(ge=1)] = 100_000

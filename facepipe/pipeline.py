@@ -557,7 +557,7 @@ class _Run:
         if not generator.net.shape.linear:
             return
         size = generator.size
-        twins = {side: find_twins(sets[side], sets[OTHER[side]], generator.window, size) for side in SIDES}
+        twins = {side: find_twins(sets[side], sets[OTHER[side]], generator.view, size) for side in SIDES}
         write_fine(folder / "generator", generator, {side: fit_fine(generator, sets, twins, side) for side in SIDES})
 
     @cached_property
@@ -638,7 +638,7 @@ class _Run:
             case "gan":
                 from facepipe.methods.gan import GanPlan
 
-                plan = GanPlan(self.generator, faces, rows, self.config.align.size, self.config.swap)
+                plan = GanPlan(self.generator, faces, rows, self.config.swap)
         if not len(plan.faces):
             raise NoFaceError(
                 f"{clip.path}: none of the {int(rows.sum())} faces of the target person can be swapped, all are "
@@ -815,7 +815,7 @@ class _Run:
             case "gan":
                 from facepipe.methods.gan import GanPlan
 
-                return GanPlan(self.generator, chosen, everyone, self.config.align.size, config, drawn="target")
+                return GanPlan(self.generator, chosen, everyone, config, drawn="target")
 
     def _write_scores(self, scores: Mapping[str, scoring.ClipScores]) -> None:
         root = self.workspace.root

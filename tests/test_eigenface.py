@@ -17,7 +17,7 @@ from facepipe.config import SwapConfig
 from facepipe.errors import NoFaceError
 from facepipe.image import hull_mask, piecewise_warp, soften
 from facepipe.methods import eigenface
-from facepipe.methods.bank import ChosenCrops, driving_features, shape_free_layout
+from facepipe.methods.bank import ChosenCrops, driving_features, mean_face, shape_free_layout
 from facepipe.methods.eigenface import EigenfacePlan, Eigenfaces, _Part, _weights
 from facepipe.methods.faceset import FaceSet
 from facepipe.methods.plan import Plan, Record
@@ -201,7 +201,7 @@ def painted(
     learned = person.learned()
     faces = learned.faces
     learned = replace(learned, train=np.arange(len(faces)) % 2 == 0, held_out=np.arange(len(faces)) % 2 == 1)
-    layout = shape_free_layout(faces, SIZE)
+    layout = shape_free_layout(mean_face(faces), SIZE)
     # What is normal for the person is measured on what is learned from, as `Eigenfaces.fit` does.
     features = zip(*driving_features(faces, faces[learned.train]), strict=True)
     crops = []
@@ -266,7 +266,7 @@ def test_a_part_is_linear_in_its_features(monkeypatch: pytest.MonkeyPatch) -> No
     np.testing.assert_allclose(drawn, wanted, atol=0.6)
 
 
-def test_codes_are_held_back_beyond_three_deviations() -> None:
+def test_codes_are_held_back_beyond_four_deviations() -> None:
     part = _Part(
         np.arange(3),
         np.zeros(9, np.float32),
@@ -276,7 +276,7 @@ def test_codes_are_held_back_beyond_three_deviations() -> None:
     )
     features = np.array([[0.0, 1.0], [2.5, 1.5], [12.5, -6.5], [-103.5, 0.0]])
     codes = part.codes(features)
-    np.testing.assert_allclose(codes, [[0.5, -2.0], [3.0, -3.0], [5.0, 5.0], [-23.0, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(codes, [[0.5, -2.0], [3.0, -3.0], [8.5, 8.5], [-53.5, 0.0]], rtol=1e-6)
     assert codes.dtype == np.float32
 
 

@@ -22,7 +22,7 @@ from facepipe.stages.train import train_net
 from facepipe.training import augment, checkpoint
 from facepipe.training.data import INSIDE, Loader, Person, Swappable, as_floats, step_generator, stored_side
 from facepipe.training.diary import Report
-from facepipe.training.objective import IdentityLoss, paste_into_stored
+from facepipe.training.objective import IdentityLoss, put_into_scene
 from facepipe.training.schedule import Clock, augmentation_strength, learning_rate
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
@@ -159,7 +159,7 @@ def test_swapped_faces_are_not_varied(persons: dict[Side, Person]) -> None:
         batch = loader.make(next(taken), 1.0)
     pair, swap = batch.pairs["target"], batch.swaps["target"]
     edge = (stored_side(SIZE) - SIZE) // 2
-    kept = swap.stored[:, :3, edge : edge + SIZE, edge : edge + SIZE]
+    kept = swap.scene.picture[:, :3, edge : edge + SIZE, edge : edge + SIZE]
     assert torch.equal(pair.input[-batch.swapped :], kept)
     assert not torch.equal(pair.input[0], pair.target[0])  # the others are
 
@@ -217,9 +217,9 @@ def test_colors_are_those_of_the_other() -> None:
 
 def test_a_face_pasted_into_its_own_picture_changes_nothing(persons: dict[Side, Person]) -> None:
     loader = Loader(persons, SIZE, make_config())
-    stored = loader.stored("source", torch.arange(3))
-    pasted = paste_into_stored(loader.clean("source", torch.arange(3)).input, stored)
-    torch.testing.assert_close(pasted, stored[:, :3], atol=1e-5, rtol=0)
+    scene = loader.scene("source", torch.arange(3))
+    pasted = put_into_scene(loader.clean("source", torch.arange(3)).input, scene)
+    torch.testing.assert_close(pasted, scene.picture[:, :3], atol=1e-5, rtol=0)
 
 
 def test_the_identity_loss_is_small_for_the_right_person(persons: dict[Side, Person]) -> None:
@@ -234,7 +234,7 @@ def test_the_identity_loss_is_small_for_the_right_person(persons: dict[Side, Per
     image = loader.clean("source", torch.arange(3)).input.requires_grad_()
     twin, mask = loader.twin("target", torch.arange(3))
     numbers = augment.draw(3, step_generator(0, 0))
-    value = loss(image, Swappable(loader.stored("target", torch.arange(3)), twin, mask, numbers), "target")
+    value = loss(image, Swappable(loader.scene("target", torch.arange(3)), twin, mask, numbers), "target")
     value.backward()
     assert image.grad is not None
     assert torch.isfinite(image.grad).all()

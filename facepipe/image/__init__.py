@@ -19,7 +19,7 @@ from facepipe.image.color import (
     transfer_map,
 )
 from facepipe.image.masks import hull_mask, polygon_mask, soften
-from facepipe.image.meshes import delaunay, piecewise_warp, smooth_map
+from facepipe.image.meshes import delaunay, piecewise_map, piecewise_warp, smooth_map
 from facepipe.image.poisson import blend_poisson, poisson_shift
 from facepipe.image.texture import Texture, add_grain, match_blur, sharpness, texture
 from facepipe.image.transport import sliced_transport
@@ -43,6 +43,7 @@ __all__ = [
     "match_color",
     "paste",
     "paste_into",
+    "piecewise_map",
     "piecewise_warp",
     "poisson_shift",
     "polygon_mask",

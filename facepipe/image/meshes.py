@@ -11,7 +11,7 @@ from facepipe.errors import DegenerateLandmarksError
 from facepipe.image._pixels import Pixels, blur, check_choice, check_image, check_size, cv2, missing_blur
 from facepipe.image.warping import INTERPOLATIONS, Interpolation
 
-__all__ = ["delaunay", "piecewise_warp", "smooth_map"]
+__all__ = ["delaunay", "piecewise_map", "piecewise_warp", "smooth_map"]
 
 
 def delaunay(points: ArrayLike) -> NDArray[np.int32]:
@@ -80,6 +80,33 @@ def piecewise_warp(
     """
     check_image(image)
     check_choice(interpolation, INTERPOLATIONS, "interpolation")
+    place, coverage, extent = piecewise_map(src_points, dst_points, triangles, size, depth=depth)
+    image = _prefilter(image, extent)
+    warped: Pixels = cv2.remap(image, place, None, INTERPOLATIONS[interpolation], borderMode=cv2.BORDER_REPLICATE)
+    warped = warped.reshape(*coverage.shape, *image.shape[2:])
+    warped[~coverage] = 0
+    return warped, coverage
+
+
+def piecewise_map(
+    src_points: ArrayLike,
+    dst_points: ArrayLike,
+    triangles: ArrayLike,
+    size: tuple[int, int],
+    *,
+    depth: ArrayLike | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
+    """Where each pixel of the result of `piecewise_warp` comes from; the same parameters and errors.
+
+    Returns
+    -------
+    place : (h, w, 2) float32 array
+        x and y in the image, for ``cv2.remap(image, place, None, …)``; -1 where no triangle is.
+    coverage : (h, w) bool array
+        Pixels whose centre lies in a triangle.
+    extent : float
+        Pixels of the image, along an edge, that the typical pixel of the result takes the place of; 1 for no triangle.
+    """
     h, w = check_size(size)
     src, dst = np.asarray(src_points, dtype=np.float64), np.asarray(dst_points, dtype=np.float64)
     tri = np.asarray(triangles)
@@ -95,13 +122,9 @@ def piecewise_warp(
     s, d = src[tri], dst[tri]
     area_s, area_d = _doubled_area(s), _doubled_area(d)
     kept = area_s * area_d > 1e-12
-    map_x, map_y, coverage = _mesh_map(s[kept], d[kept], (h, w))
-    if kept.any():
-        image = _prefilter(image, math.sqrt(float(np.median(area_s[kept] / area_d[kept]))))
-    warped: Pixels = cv2.remap(image, map_x, map_y, INTERPOLATIONS[interpolation], borderMode=cv2.BORDER_REPLICATE)
-    warped = warped.reshape(h, w, *image.shape[2:])
-    warped[~coverage] = 0
-    return warped, coverage
+    place, coverage = _mesh_map(s[kept], d[kept], (h, w))
+    extent = math.sqrt(float(np.median(area_s[kept] / area_d[kept]))) if kept.any() else 1.0
+    return place, coverage, extent
 
 
 def _prefilter(image: Pixels, extent: float) -> Pixels:
@@ -119,8 +142,8 @@ def _doubled_area(t: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _mesh_map(
     s: NDArray[np.float64], d: NDArray[np.float64], size: tuple[int, int]
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Source x and y of every pixel in the triangles d (T, 3, 2), and where they are set; all (h, w)."""
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """(h, w, 2) source x and y of every pixel in the triangles d (T, 3, 2), and (h, w) where they are set."""
     h, w = size
     t, y, first, count = _spans(d, size)
     # One entry a pixel: where it is in the result, and its place within its span.
@@ -130,16 +153,14 @@ def _mesh_map(
     steps = place.astype(np.float32)
     coverage = np.zeros(h * w, np.bool_)
     coverage[index] = True
-    maps = []
+    maps = np.full((h * w, 2), -1, np.float32)
     for c, slope_x, slope_y in zip((0, 1), *_gradients(s, d), strict=True):
         start = s[t, 0, c] + slope_x[t] * (first - d[t, 0, 0]) + slope_y[t] * (y - d[t, 0, 1])
         coordinate = np.repeat(slope_x[t].astype(np.float32), count)
         coordinate *= steps
         coordinate += np.repeat(start.astype(np.float32), count)
-        dense = np.full(h * w, -1, np.float32)
-        dense[index] = coordinate  # of a repeated index the last value stays: later triangles cover earlier ones
-        maps.append(dense.reshape(h, w))
-    return maps[0], maps[1], coverage.reshape(h, w)
+        maps[index, c] = coordinate  # of a repeated index the last value stays: later triangles cover earlier ones
+    return maps.reshape(h, w, 2), coverage.reshape(h, w)
 
 
 def _gradients(s: NDArray[np.float64], d: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -40,6 +40,7 @@ ANGLE = 8.0
 
 _MOVE = 0.03  # movement of lips, lids and brows that counts as one, in distances between the eyes
 _OPEN_EYE = 0.16  # opening of a wide open eye, in the same unit
+_FILLED = 0.974  # of a texture's side, by the face
 _SMALL = 48  # side of the pictures that are searched for things in front of the face
 
 Points = NDArray[np.float64]
@@ -77,11 +78,22 @@ def triangulation(layout: Points) -> NDArray[np.signedinteger[Any]]:
     return geometry.mesh_triangles() if len(layout) > 68 else delaunay(layout)
 
 
-def shape_free_layout(faces: Faces, size: int) -> Points:
-    """(P, 2): the mean face, as large as a texture of `size`; its mouth is open a little, with room for teeth."""
-    model = mean_face(faces)[:, :2]
+def shape_free_layout(model: Points, size: int, *, border: float = 0.0) -> Points:
+    """(P, 2): the mean face `model`, in pixels of a texture; its mouth is open a little, with room for teeth.
+
+    Parameters
+    ----------
+    model : (P, D) float64 array
+        See `mean_face`.
+    size : int
+        Side of the texture, surroundings included.
+    border : float
+        Surroundings on each side, as a part of the side without.
+    """
+    model = model[:, :2]
     low, high = model.min(0), model.max(0)
-    return np.asarray((model - (low + high) / 2) * ((size - 5) / (high - low).max()) + (size - 1) / 2)
+    scale = _FILLED * size / ((1 + 2 * border) * (high - low).max())
+    return np.asarray((model - (low + high) / 2) * scale + (size - 1) / 2)
 
 
 def nearest_covered(covered: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -35,17 +34,17 @@ from facepipe.composite import Patch
 from facepipe.config import SwapConfig
 from facepipe.image import piecewise_warp
 from facepipe.methods.bank import (
-    SourceBank,
     crop_points,
     driving_features,
     frontal_shapes,
+    mean_face,
     nearest_covered,
     shape_free_layout,
     triangulation,
 )
 from facepipe.methods.faceset import FaceSet
 from facepipe.methods.plan import Record, reference_faces, rows_to_swap
-from facepipe.methods.procrustes import Swapper
+from facepipe.methods.procrustes import Overlay
 from facepipe.networks.linear import held_back, principal_components, ridge
 from facepipe.types import Faces, Image, evenly_spaced
 
@@ -153,7 +152,7 @@ class Eigenfaces:
         rows = np.flatnonzero(person.train)
         rows = rows[evenly_spaced(len(rows), _MOST)]
         faces = person.faces[rows]
-        layout = shape_free_layout(faces, _SIZE)
+        layout = shape_free_layout(mean_face(faces), _SIZE)
         textures, covered = _textures(faces, person.crops.take(rows), layout)
         fall = _fall(layout) * covered
         upper, lower = driving_features(faces, faces)
@@ -209,20 +208,6 @@ def _textures(faces: Faces, crops: Sequence[Image], layout: Points) -> tuple[NDA
     return np.where(seen[..., None], textures, np.rint(mean).astype(np.uint8)), (count > 0).astype(np.float32)
 
 
-class _Drawings(Sequence[Image]):
-    """Textures that are drawn when they are asked for."""
-
-    def __init__(self, model: Eigenfaces, codes: Array32) -> None:
-        self._model = model
-        self._codes = codes
-
-    def __len__(self) -> int:
-        return len(self._codes)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self._model.draw(self._codes[row])
-
-
 @dataclass(frozen=True)
 class EigenfacePlan:
     """The swap of one clip by a linear model; see `facepipe.methods.plan.Plan`.
@@ -233,13 +218,16 @@ class EigenfacePlan:
         The person who is drawn.
     faces : Faces
         The faces that are swapped.
-    swapper : Swapper
-        Lays row i of the drawn textures onto row i of `faces`.
+    codes : (N, K) float32 array
+        What is drawn for each of them.
+    overlay : Overlay
+        Lays the drawn textures over them.
     """
 
     model: Eigenfaces
     faces: Faces
-    swapper: Swapper
+    codes: Array32
+    overlay: Overlay
 
     @classmethod
     def make(cls, source: FaceSet, faces: Faces, rows: NDArray[np.bool_], config: SwapConfig) -> EigenfacePlan:
@@ -274,15 +262,7 @@ class EigenfacePlan:
 
     @classmethod
     def _of(cls, model: Eigenfaces, target: Faces, reference: Faces, config: SwapConfig) -> EigenfacePlan:
-        count, dense = len(target), len(model.layout) > 68
-        points = np.pad(model.layout, ((0, 0), (0, 1 if dense else 0))).astype(np.float32)
-        place: dict[str, NDArray[Any]] = {
-            "mesh" if dense else "landmarks": np.broadcast_to(points, (count, *points.shape)),
-            "frame_to_crop": np.broadcast_to(np.eye(2, 3), (count, 2, 3)),
-        }
-        drawings = _Drawings(model, model.codes(target, reference))
-        bank = SourceBank(target.with_columns(**place), drawings, np.zeros(count, np.int64), model.mean)
-        return cls(model, target, Swapper(bank, reference, config))
+        return cls(model, target, model.codes(target, reference), Overlay(model.mean, reference, config))
 
     @property
     def batch(self) -> int:
@@ -291,8 +271,10 @@ class EigenfacePlan:
 
     def patches(self, rows: Sequence[int], frames: Sequence[Image]) -> list[Patch | None]:
         """See `Plan`."""
+        model = self.model
         return [
-            self.swapper(self.faces[row], {row: 1.0}, frame.shape[:2]) for row, frame in zip(rows, frames, strict=True)
+            self.overlay(model.draw(self.codes[row]), model.layout, self.faces[row], frame.shape[:2])
+            for row, frame in zip(rows, frames, strict=True)
         ]
 
     def record(self, row: int) -> Record:

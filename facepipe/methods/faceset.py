@@ -1,44 +1,26 @@
-"""A person's faces for learning: which may be learned from, which are held out, and the window a net looks through."""
+"""A person's faces for learning: which are held out, and pictures of another person doing the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facepipe import geometry
-from facepipe.backends.landmarkers import FACE_OVAL
 from facepipe.config import SwapConfig
 from facepipe.errors import NoFaceError
-from facepipe.image import hull_mask, warp
 from facepipe.methods.bank import ChosenCrops, SourceBank, driving_features, frontal_shapes
-from facepipe.methods.procrustes import Swapper, choose_sources
+from facepipe.methods.procrustes import Overlay, choose_sources
+from facepipe.methods.view import Seen, View
 from facepipe.types import HINTS, Faces, evenly_spaced
 
-__all__ = [
-    "BORDER",
-    "FaceSet",
-    "Twins",
-    "Window",
-    "crop_outlines",
-    "find_twins",
-    "find_window",
-    "held_out",
-    "hints_of",
-    "outline_mask",
-]
-
-BORDER = 0.25
-"""Surroundings that are kept around the window, as a part of its side, on each of the four sides."""
+__all__ = ["FaceSet", "Twins", "find_twins", "held_out", "hints_of", "see_rows"]
 
 _GAP = 5  # faces between the two parts that belong to neither: neighbours look alike
-_ROOM = 0.08  # of the window's side, left around the faces
 _LEAST = 16  # faces that can be learned from
 _MOST = 1500  # faces that are searched for twins
-_EDGE = 0.1  # of a pixel of a twin that has to be face for its colour to be known
-_ANYWHERE = (2**20, 2**20)  # height and width: a twin is not cut off where the frame ends
 
 Points = NDArray[np.float64]
 
@@ -112,10 +94,14 @@ class FaceSet:
         """(N, HINTS) pose and expression of each face; see `hints_of`."""
         return hints_of(self.faces, self.faces[self.train])
 
+    @cached_property
+    def mean(self) -> Points:
+        """(P, D) the person's mean frontal shape: median over the faces that may be learned from."""
+        return np.asarray(np.median(frontal_shapes(self.faces[self.train]), axis=0))
+
     def bank(self, rows: NDArray[np.int64]) -> SourceBank:
         """Some of the faces, ready to be searched."""
-        mean = np.median(frontal_shapes(self.faces[rows]), axis=0)
-        return SourceBank(self.faces[rows], self.crops.take(rows), self.clip[rows], mean)
+        return SourceBank(self.faces[rows], self.crops.take(rows), self.clip[rows], self.mean)
 
 
 def hints_of(faces: Faces, person: Faces) -> NDArray[np.float32]:
@@ -132,69 +118,6 @@ def hints_of(faces: Faces, person: Faces) -> NDArray[np.float32]:
         return np.empty((0, HINTS), np.float32)
     upper, lower = driving_features(faces, person)
     return np.concatenate([upper, lower[:, 3:]], axis=1).astype(np.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The square of the aligned crop that a net sees and draws, in parts of the crop's side.
-
-    Attributes
-    ----------
-    x, y : float
-        Its centre.
-    side : float
-        Its side.
-    """
-
-    x: float
-    y: float
-    side: float
-
-    def crop_to_window(self, crop: int, size: int, *, border: float = 0.0) -> Points:
-        """(2, 3) matrix from pixels of a crop of `crop` to those of a picture of `size`.
-
-        Parameters
-        ----------
-        crop, size : int
-            Sides in pixels.
-        border : float
-            Surroundings on each side, as a part of the window's side, that `size` covers as well.
-        """
-        whole = self.side * (1 + 2 * border)
-        scale = size / (whole * crop)
-        low = np.array([self.x, self.y]) - whole / 2
-        return np.column_stack([np.eye(2) * scale, (0.5 - low * crop) * scale - 0.5])
-
-
-def crop_outlines(faces: Faces) -> Points:
-    """(N, P, 2) outline of each face in pixels of its crop: the mesh's oval, or the 68 points."""
-    points = faces.mesh[:, FACE_OVAL, :2] if faces.mesh.shape[1] else faces.landmarks
-    return np.asarray(geometry.apply(faces.frame_to_crop, points))
-
-
-def outline_mask(outline: Points, matrix: Points, size: int) -> NDArray[np.float32]:
-    """(size, size) mask of the hull of an outline that `matrix` maps into the picture."""
-    return hull_mask(geometry.apply(matrix, outline), (size, size))
-
-
-def find_window(sets: Sequence[FaceSet], crop: int) -> Window:
-    """The square around nearly all faces that may be learned from, with some room.
-
-    Parameters
-    ----------
-    sets : sequence of FaceSet
-        All persons.
-    crop : int
-        Side of the crops in pixels.
-    """
-    low, high = [], []
-    for one in sets:
-        outlines = crop_outlines(one.faces[one.train]) / crop
-        low.append(np.quantile(outlines.min(1), 0.02, axis=0))
-        high.append(np.quantile(outlines.max(1), 0.98, axis=0))
-    first, last = np.min(low, axis=0), np.max(high, axis=0)
-    x, y = (first + last) / 2
-    return Window(float(x), float(y), float((last - first).max() * (1 + _ROOM)))
 
 
 @dataclass(frozen=True)
@@ -216,18 +139,18 @@ class Twins:
     pictures: NDArray[np.uint8]
 
 
-def find_twins(seen: FaceSet, other: FaceSet, window: Window, size: int, *, held_out: bool = False) -> Twins:
-    """For each learnable face of one person the other person's most similar one, warped onto its landmarks.
+def find_twins(seen: FaceSet, other: FaceSet, view: View, size: int, *, held_out: bool = False) -> Twins:
+    """For each learnable face of one person the other person's most similar one, as the view shows it in its place.
 
-    That is the swap method *procrustes*, which needs no training: pose and expression decide, faces with something in
-    front of them are avoided, and the proportions stay the other person's.
+    That is the swap method *procrustes*, which needs no training: pose and expression decide, and faces with something
+    in front of them are avoided.
 
     Parameters
     ----------
     seen, other : FaceSet
         Who is to be imitated, and by whom.
-    window : Window
-        Place of the pictures in the aligned crops.
+    view : View
+        How the pictures are cut out.
     size : int
         Side of the pictures.
     held_out : bool
@@ -236,19 +159,17 @@ def find_twins(seen: FaceSet, other: FaceSet, window: Window, size: int, *, held
     rows = np.flatnonzero(other.train)
     rows = rows[evenly_spaced(len(rows), _MOST)]
     mine = np.flatnonzero(seen.train | seen.held_out if held_out else seen.train)
-    bank, wanted = other.bank(rows), seen.faces[mine]
-    chosen = choose_sources(bank, wanted, steadiness=0.0)
-    swapper = Swapper(bank, wanted, SwapConfig())
-    pictures = np.zeros((len(wanted), size, size, 4), np.uint8)
-    matrix = window.crop_to_window(seen.crops[0].shape[0], size)
+    wanted = seen.faces[mine]
+    chosen = rows[choose_sources(other.bank(rows), wanted, steadiness=0.0)]
+    overlay = Overlay(other.mean, wanted, SwapConfig())
+    pictures = np.empty((len(wanted), size, size, 4), np.uint8)
     for picture, face, source in zip(pictures, wanted, chosen.tolist(), strict=True):
-        patch = swapper(face, {source: 1.0}, _ANYWHERE)
-        if patch is None:
-            continue
-        place = geometry.compose(geometry.invert(patch.frame_to_patch), face.frame_to_crop[0], matrix)
-        # Beside the face a patch is black: edges are averages of what is face there.
-        covered = warp(np.asarray(patch.image.any(2), np.float32), place, (size, size))
-        image = warp(patch.image, place, (size, size)) / np.maximum(covered, _EDGE)[..., None]
-        picture[..., :3] = np.rint(np.minimum(image, 255))
-        picture[..., 3] = np.rint(warp(patch.mask, place, (size, size)) * 255)
-    return Twins(mine, rows[chosen], pictures)
+        image, mask = view.imitate(overlay, face, other.crops[source], other.faces[source], size)
+        picture[..., :3], picture[..., 3] = image, np.rint(mask * 255)
+    return Twins(mine, chosen, pictures)
+
+
+def see_rows(faces: FaceSet, rows: NDArray[np.int64], view: View, size: int, *, border: float = 0.0) -> Iterator[Seen]:
+    """Some of a person's faces as a net sees them, one after the other."""
+    for row in rows.tolist():
+        yield view.see(np.asarray(faces.crops[row]), faces.faces[row], np.eye(2, 3), size, border=border)

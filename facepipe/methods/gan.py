@@ -1,8 +1,8 @@
 """Swap method *gan*: a trained net draws the target's face as the source's. See `facepipe.networks` and stage *train*.
 
-Faces are cut out of the frames through the window that the net was trained with, drawn in batches, and handed to the
-composite at a finer size: the net's picture enlarged, and detail that it is too small for, linear in the coefficients
-of its linear part, where there is one (`fit_fine`).
+Faces are cut out of the frames by the view that the net was trained with (`facepipe.methods.view`), drawn in batches,
+and handed to the composite at a finer size: the net's picture enlarged, and detail that it is too small for, linear in
+the coefficients of its linear part, where there is one (`fit_fine`).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facepipe import geometry
 from facepipe.composite import Patch
 from facepipe.config import AlignConfig, SwapConfig
 from facepipe.errors import CheckpointError, UsageError
-from facepipe.image import warp
-from facepipe.methods.faceset import FaceSet, Twins, Window, crop_outlines, hints_of, outline_mask
+from facepipe.methods.faceset import FaceSet, Twins, hints_of, see_rows
 from facepipe.methods.plan import Record, reference_faces, rows_to_swap
+from facepipe.methods.procrustes import Overlay
+from facepipe.methods.view import View, view_of
 from facepipe.networks import Architecture, SwapNet
 from facepipe.networks.linear import Synthesis, ridge
 from facepipe.types import HINTS, OTHER, SIDES, Faces, Image, Side
@@ -77,8 +77,10 @@ class Generator:
     ----------
     net : SwapNet
         In evaluation mode.
-    window : Window
-        What it sees of a crop.
+    view : View
+        What it sees of a face.
+    means : dict of Side to (P, D) float64 array
+        Mean frontal shapes of both persons.
     facts : dict
         Of its checkpoint: ``template``, ``margin``, ``step``, ``scores``, ``sha256`` and so on.
     fine : dict of Side to Fine
@@ -88,7 +90,8 @@ class Generator:
     """
 
     net: SwapNet
-    window: Window
+    view: View
+    means: dict[Side, NDArray[np.float64]]
     facts: dict[str, Any]
     fine: dict[Side, Fine]
     device: torch.device
@@ -118,13 +121,14 @@ class Generator:
                 raise CheckpointError(f"{file}: damaged, its sha256 is not the one it was written with; train again")
             net = SwapNet(Architecture.of(facts["architecture"]))
             net.load_state_dict(safetensors.torch.load_file(file))
-            window = Window(*facts["window"])
+            view = view_of(facts)
+            means = {side: np.array(facts["shapes"][side], np.float64) for side in SIDES}
         except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as exc:
             reason = str(exc).splitlines()[0]
             raise CheckpointError(f"{file}: damaged, or of another architecture: {reason}") from exc
         where = torch.device(device)
         net = net.to(where).to(memory_format=torch.channels_last).eval().requires_grad_(False)
-        return cls(net, window, facts, _read_fine(path, facts, where), where)
+        return cls(net, view, means, facts, _read_fine(path, facts, where), where)
 
     def check(self, align: AlignConfig, path: Path) -> None:
         """Refuse crops that are cut otherwise than those of the training.
@@ -132,14 +136,16 @@ class Generator:
         Raises
         ------
         CheckpointError
-            Template or margin differ.
+            Template or margin differ, or the size, where the net sees the crop itself.
         """
-        trained, given = (self.facts["template"], self.facts["margin"]), (align.template, align.margin)
-        if trained != given:
-            raise CheckpointError(
-                f"{path}: trained on crops of template {trained[0]} with margin {trained[1]}, but these have "
-                f"{given[0]} with {given[1]}; align as in the training, or train again"
-            )
+        names = ("template", "margin", "size") if self.facts["view"] == "crop" else ("template", "margin")
+        for name in names:
+            trained, given = self.facts[name], getattr(align, name)
+            if trained != given:
+                raise CheckpointError(
+                    f"{path}: trained on crops of {name} {trained}, but these have {given}; "
+                    f"align as in the training (align.{name}), or train again"
+                )
 
     @property
     def size(self) -> int:
@@ -152,7 +158,7 @@ class Generator:
         Parameters
         ----------
         images : (N, s, s, 3) uint8 array
-            Through the window, at the net's size.
+            By the view, at the net's size.
         seen, drawn : {"source", "target"}
             Who is in the pictures, and who shall be.
         hints : (N, HINTS) float32 array
@@ -198,7 +204,7 @@ class _Drawing(nn.Module):
 def export_onnx(generator: Generator, path: Path, *, seen: Side = "target", drawn: Side = "source") -> None:
     """Write a generator as ONNX, for any runtime that reads it; needs the extra ``onnx``.
 
-    Inputs ``images``: (N, 3, s, s) float32 RGB in [-1, 1], through the window, any N; and ``hints``: (N, HINTS)
+    Inputs ``images``: (N, 3, s, s) float32 RGB in [-1, 1], by the view, any N; and ``hints``: (N, HINTS)
     float32, pose and expression by `hints_of`, where the architecture takes them. Outputs ``pictures``: (N, 3, S, S)
     in [-1, 1], and ``masks``: (N, 1, S, S) in [0, 1].
 
@@ -271,7 +277,7 @@ def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, 
         Whose part is fitted.
     """
     net, size, other = generator.net, generator.size, OTHER[drawn]
-    pictures = _signed(_through(sets[drawn], generator.window, size))
+    pictures = _signed(_learnable(sets[drawn], generator.view, size))
     strange = torch.from_numpy(twins[other].pictures).permute(0, 3, 1, 2).float()
     strange = torch.lerp(pictures.mean(0), strange[:, :3] / 127.5 - 1, strange[:, 3:] / 255)
     detail = torch.cat((pictures, strange))
@@ -280,7 +286,7 @@ def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, 
         part -= _enlarged(small, size)
     coefficients = []
     for side in (drawn, other):
-        images = _signed(_through(sets[side], generator.window, net.shape.size))
+        images = _signed(_learnable(sets[side], generator.view, net.shape.size))
         hints = torch.from_numpy(sets[side].hints()[sets[side].train])
         for part, known in zip(images.split(_BATCH), hints.split(_BATCH), strict=True):
             code = net.encode(part.to(generator.device), side, known.to(generator.device))
@@ -291,11 +297,9 @@ def fit_fine(generator: Generator, sets: dict[Side, FaceSet], twins: dict[Side, 
     return Fine(constant, matrix.T.contiguous())
 
 
-def _through(faces: FaceSet, window: Window, size: int) -> NDArray[np.uint8]:
-    """(N, size, size, 3) uint8: the learnable faces through the window."""
-    rows = np.flatnonzero(faces.train)
-    matrix = window.crop_to_window(faces.crops[0].shape[0], size)
-    return np.stack([warp(np.asarray(faces.crops[int(r)]), matrix, (size, size), border="replicate") for r in rows])
+def _learnable(faces: FaceSet, view: View, size: int) -> NDArray[np.uint8]:
+    """(N, size, size, 3) uint8: the learnable faces."""
+    return np.stack([image for image, _ in see_rows(faces, np.flatnonzero(faces.train), view, size)])
 
 
 def write_fine(path: Path, generator: Generator, fine: dict[Side, Fine]) -> None:
@@ -334,10 +338,8 @@ class GanPlan:
         All faces of the clip.
     rows : (N,) bool array
         Those of the target person.
-    crop : int
-        Side of the aligned crops that ``frame_to_crop`` leads to.
     config : SwapConfig
-        Faces with a flag of ``skip`` are left out.
+        Faces with a flag of ``skip`` are left out; `shape` and `refine` are used.
     drawn : {"source", "target"}
         The source for a swap; the target to rebuild.
     """
@@ -349,39 +351,30 @@ class GanPlan:
         generator: Generator,
         faces: Faces,
         rows: NDArray[np.bool_],
-        crop: int,
         config: SwapConfig,
         *,
         drawn: Side = "source",
     ) -> None:
         self.faces = faces[rows_to_swap(faces, rows, config)]
-        self._hints = hints_of(self.faces, reference_faces(faces, rows, self.faces))
+        reference = reference_faces(faces, rows, self.faces)
+        self._hints = hints_of(self.faces, reference)
         self._generator = generator
-        self._crop = crop
         self._drawn: Side = drawn
-        self._outlines = crop_outlines(self.faces)
+        self._overlay = Overlay(generator.means[drawn], reference, config)
 
     def patches(self, rows: Sequence[int], frames: Sequence[Image]) -> list[Patch | None]:
         """The faces as the net draws them; the mask is where both the target and the drawn face have face."""
-        generator = self._generator
-        small, large = generator.net.shape.size, generator.size
-        matrices = [self.faces.frame_to_crop[row] for row in rows]
-        seen = self._to_window(small)
+        generator, faces = self._generator, [self.faces[row] for row in rows]
+        view, size = generator.view, generator.net.shape.size
         images = [
-            warp(frame, geometry.compose(matrix, seen), (small, small), border="replicate")
-            for frame, matrix in zip(frames, matrices, strict=True)
+            view.see(frame, face, face.frame_to_crop[0], size).image for frame, face in zip(frames, faces, strict=True)
         ]
         drawn = generator.draw(np.stack(images), "target", self._drawn, self._hints[list(rows)])
-        place = self._to_window(large)
-        patches: list[Patch | None] = []
-        for row, matrix, image, mask in zip(rows, matrices, drawn.images, drawn.masks, strict=True):
-            outline = outline_mask(self._outlines[row], place, large)
-            patches.append(Patch(image, np.minimum(mask, outline), geometry.compose(matrix, place)))
-        return patches
+        return [
+            view.put(self._overlay, image, mask, face, frame.shape[:2])
+            for image, mask, face, frame in zip(drawn.images, drawn.masks, faces, frames, strict=True)
+        ]
 
     def record(self, row: int) -> Record:
         """No single source face."""
         return Record(int(self.faces.face[row]))
-
-    def _to_window(self, size: int) -> NDArray[np.float64]:
-        return self._generator.window.crop_to_window(self._crop, size)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from facepipe import geometry
 from facepipe.composite import Patch
 from facepipe.image import piecewise_warp, warp
-from facepipe.methods.bank import crop_points, nearest_covered, neighbours, shape_free_layout, triangulation
+from facepipe.methods.bank import crop_points, mean_face, nearest_covered, neighbours, shape_free_layout, triangulation
 from facepipe.methods.faceset import hints_of
 from facepipe.methods.plan import Plan, Record
 from facepipe.types import Faces, Image, evenly_spaced
@@ -82,7 +82,7 @@ class _Layout(NamedTuple):
     @classmethod
     def of(cls, faces: Faces) -> _Layout:
         """The mean face for the kind of landmarks that `faces` has, as large as the layout."""
-        points = shape_free_layout(faces, _SIZE)
+        points = shape_free_layout(mean_face(faces), _SIZE)
         return cls(points, triangulation(points))
 
     def texture(self, crop: Image, own: Points) -> tuple[Array32, Bools]:

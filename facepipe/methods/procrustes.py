@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ from facepipe.methods.bank import ANGLE, SourceBank, expression, frontal_shapes,
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.types import Faces, Image
 
-__all__ = ["ProcrustesPlan", "Swapper", "choose_sources", "crossfade", "plan_procrustes"]
+__all__ = ["Overlay", "Place", "ProcrustesPlan", "Swapper", "choose_sources", "crossfade", "plan_procrustes"]
 
 _CANDIDATES = 48  # nearest faces that the search over time may choose from, a frame
 _CLUTTER = 25.0  # price of a unit of clutter in front of the source face
@@ -136,6 +137,87 @@ def _steady_path(cost: Points, feature: Points, steadiness: float) -> NDArray[np
     return path
 
 
+class Place(NamedTuple):
+    """Where in a frame a picture of a face goes.
+
+    Attributes
+    ----------
+    points : (P, 2) float64 array
+        Its landmarks, in pixels of the place.
+    depth : (P,) float64 array or None
+        Their distance, where it is known.
+    size : (int, int)
+        Height and width in pixels of the frame.
+    frame_to_place : (2, 3) float64 array
+        A shift by whole pixels.
+    """
+
+    points: Points
+    depth: Points | None
+    size: tuple[int, int]
+    frame_to_place: Points
+
+
+class Overlay:
+    """Lays pictures of one person over the faces of another, landmark on landmark.
+
+    Parameters
+    ----------
+    mean : (P, D) float64 array
+        The mean frontal shape of the person in the pictures.
+    target : Faces
+        The target person's faces (for their mean shape); all of the clip.
+    config : SwapConfig
+        `shape` and `refine` are used.
+    """
+
+    def __init__(self, mean: Points, target: Faces, config: SwapConfig) -> None:
+        self._config = config
+        model = mean_face(target)
+        dense = model.shape[1] == 3
+        self._triangles = triangulation(model)
+        self._outline = FACE_OVAL if dense else None
+        self._target_mean = np.median(frontal_shapes(target), axis=0) if len(target) else model
+        self._own = _smoothing(model) @ (mean - self._target_mean) * _inner_weight(model)[:, None] * config.shape
+
+    def points(self, face: Faces) -> Points:
+        """(P, D) landmarks of a one-row table `face`, moved towards the own proportions of the person laid over it."""
+        points = (face.mesh if face.mesh.size else face.landmarks)[0].astype(np.float64)
+        pose = geometry.umeyama(self._target_mean, points)[:-1, :-1]
+        return np.asarray(points + self._own @ pose.T)
+
+    def place(self, face: Faces, frame_size: tuple[int, int]) -> Place | None:
+        """Where a one-row table `face` is in a frame of that height and width; None when it lies outside."""
+        points = self.points(face)
+        low = np.maximum(np.floor(points[:, :2].min(0)).astype(int) - 2, 0)
+        high = np.minimum(np.ceil(points[:, :2].max(0)).astype(int) + 3, frame_size[::-1])
+        if (high - low < 4).any():
+            return None
+        shift = np.array([[1.0, 0.0, -low[0]], [0.0, 1.0, -low[1]]])
+        depth = points[:, 2] if points.shape[1] == 3 else None
+        return Place(points[:, :2] - low, depth, (int(high[1] - low[1]), int(high[0] - low[0])), shift)
+
+    def lay(self, picture: Image, own: Points, place: Place) -> tuple[Image, NDArray[np.float32]]:
+        """A picture (H, W, C) with landmarks `own` (P, 2), moved to its place, and where it has a face."""
+        outline = place.points if self._outline is None else place.points[self._outline]
+        mask = hull_mask(outline, place.size)
+        matrix = geometry.umeyama(own, place.points)[:2]
+        if self._config.refine == "none":
+            return warp(picture, matrix, place.size, border="replicate"), mask
+        scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+        if scale < 0.7:  # the warp samples; a real low-pass comes first
+            side = max(8, round(picture.shape[0] * scale))
+            own = (own + 0.5) * (side / picture.shape[0]) - 0.5
+            picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA))
+        image, covered = piecewise_warp(picture, own, place.points, self._triangles, place.size, depth=place.depth)
+        return image, mask * covered
+
+    def __call__(self, picture: Image, own: Points, face: Faces, frame_size: tuple[int, int]) -> Patch | None:
+        """The patch of a one-row table `face`; see `place` and `lay`."""
+        place = self.place(face, frame_size)
+        return None if place is None else Patch(*self.lay(picture, own, place), place.frame_to_place)
+
+
 class Swapper:
     """Makes the patch of one target face from the bank's chosen face.
 
@@ -143,22 +225,13 @@ class Swapper:
     ----------
     bank : SourceBank
         The source person.
-    target : Faces
-        The target person's faces (for the mean shape); all of the clip.
-    config : SwapConfig
-        `shape` and `refine` are used.
+    target, config
+        See `Overlay`.
     """
 
     def __init__(self, bank: SourceBank, target: Faces, config: SwapConfig) -> None:
         self._bank = bank
-        self._config = config
-        model = mean_face(target)
-        dense = model.shape[1] == 3
-        self._triangles = triangulation(model)
-        self._outline = FACE_OVAL if dense else None
-        self._target_mean = np.median(frontal_shapes(target), axis=0) if len(target) else model
-        own = _smoothing(model) @ (bank.mean - self._target_mean)
-        self._own = own * _inner_weight(model)[:, None] * config.shape
+        self._overlay = Overlay(bank.mean, target, config)
 
     def __call__(self, face: Faces, shares: Mapping[int, float], frame_size: tuple[int, int]) -> Patch | None:
         """The patch for a one-row table `face`; None when it lies outside of the frame.
@@ -172,44 +245,16 @@ class Swapper:
         frame_size : (int, int)
             Height and width.
         """
-        points = (face.mesh if face.mesh.size else face.landmarks)[0].astype(np.float64)
-        placed = points + self._proportions(points)
-        low = np.maximum(np.floor(placed[:, :2].min(0)).astype(int) - 2, 0)
-        high = np.minimum(np.ceil(placed[:, :2].max(0)).astype(int) + 3, frame_size[::-1])
-        if (high - low < 4).any():
+        place = self._overlay.place(face, frame_size)
+        if place is None:
             return None
-        size = (int(high[1] - low[1]), int(high[0] - low[0]))
-        depth = placed[:, 2] if points.shape[1] == 3 else None
-        layers = [(share, *self._warp(source, placed[:, :2] - low, depth, size)) for source, share in shares.items()]
-        shift = np.array([[1.0, 0.0, -low[0]], [0.0, 1.0, -low[1]]])
+        crops, points = self._bank.crops, self._bank.points
+        layers = {source: self._overlay.lay(crops[source], points[source], place) for source in shares}
         if len(layers) == 1:
-            return Patch(layers[0][1], layers[0][2], shift)
-        image = sum(share * layer.astype(np.float32) for share, layer, _ in layers)
-        mask = np.minimum.reduce([covered for _, _, covered in layers])
-        return Patch(np.asarray(np.rint(image), np.uint8), mask, shift)
-
-    def _proportions(self, points: Points) -> Points:
-        """How far the source's own proportions move each landmark of this face, in its pixels."""
-        pose = geometry.umeyama(self._target_mean, points)[:-1, :-1]
-        return self._own @ pose.T
-
-    def _warp(
-        self, source: int, points: Points, depth: Points | None, size: tuple[int, int]
-    ) -> tuple[Image, NDArray[np.float32]]:
-        """The chosen crop laid over `points`, and where it has a face."""
-        crop, own = np.asarray(self._bank.crops[source]), self._bank.points[source]
-        outline = points if self._outline is None else points[self._outline]
-        mask = hull_mask(outline, size)
-        matrix = geometry.umeyama(own, points)[:2]
-        if self._config.refine == "none":
-            return warp(crop, matrix, size, border="replicate"), mask
-        scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-        if scale < 0.7:  # the warp samples; a real low-pass comes first
-            side = max(8, round(crop.shape[0] * scale))
-            own = (own + 0.5) * (side / crop.shape[0]) - 0.5
-            crop = np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA))
-        image, covered = piecewise_warp(crop, own, points, self._triangles, size, depth=depth)
-        return image, mask * covered
+            return Patch(*next(iter(layers.values())), place.frame_to_place)
+        image = sum(shares[source] * layer.astype(np.float32) for source, (layer, _) in layers.items())
+        mask = np.minimum.reduce([covered for _, covered in layers.values()])
+        return Patch(np.asarray(np.rint(image), np.uint8), mask, place.frame_to_place)
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 __all__ = ["Analysis", "Components", "Synthesis", "held_back", "principal_components", "ridge"]
 
-_LIMIT = 3.0  # standard deviations up to which coefficients are taken as they are ...
-_BEYOND = 0.2  # ... and the slope beyond: a code that no training face had draws no face that was never seen
+_LIMIT = 4.0  # standard deviations up to which coefficients are taken as they are ...
+_BEYOND = 0.5  # ... and the slope beyond: a code that no training face had draws no face that was never seen
 _PENALTY = 0.3  # of the ridge regression, in units of the codes' variance: .1 to 1 draw held-out twins alike
 _NOISE = 1e-5  # share of a picture that is rounding (float32) rather than a component
 
 
 def held_back(coefficients: Tensor) -> Tensor:
-    """Coefficients in standard deviations, held where training faces are: beyond 3 the slope is a fifth."""
+    """Coefficients in standard deviations, held where training faces are: beyond 4 the slope is a half."""
     held = coefficients.clamp(-_LIMIT, _LIMIT)
     return held + _BEYOND * (coefficients - held)
 

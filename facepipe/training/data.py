@@ -7,7 +7,7 @@ very faces that it would have seen, and so does one that is spread over several 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from facepipe import geometry
-from facepipe.config import TrainConfig
+from facepipe.config import SwapConfig, TrainConfig
 from facepipe.errors import RunFolderError
-from facepipe.image import warp
-from facepipe.methods.faceset import BORDER, FaceSet, Twins, Window, crop_outlines, outline_mask
+from facepipe.methods.faceset import FaceSet, Twins, see_rows
+from facepipe.methods.procrustes import Overlay
+from facepipe.methods.view import BORDER, CropView, TextureView, View
 from facepipe.overlap import ahead
 from facepipe.training import augment
 from facepipe.types import OTHER, SIDES, Side
@@ -36,6 +37,7 @@ __all__ = [
     "Loader",
     "Pair",
     "Person",
+    "Scene",
     "Swappable",
     "as_floats",
     "step_generator",
@@ -70,20 +72,36 @@ class Pair(NamedTuple):
     hints: Tensor
 
 
+class Scene(NamedTuple):
+    """Faces with their surroundings as an identity net looks at them, and how to put another face into them.
+
+    Attributes
+    ----------
+    picture : (K, 4, S, S) Tensor
+        Cut out of the aligned crops: RGB in [-1, 1], and the mask of the face.
+    place : (K, S, S, 2) Tensor or None
+        For each pixel its place in the net's picture, as `torch.nn.functional.grid_sample` has it; None where the
+        net's picture is the middle of this one.
+    """
+
+    picture: Tensor
+    place: Tensor | None
+
+
 class Swappable(NamedTuple):
     """What the losses of a swapped face need besides the face that was seen.
 
     Attributes
     ----------
-    stored : (K, 4, S, S) Tensor
-        The faces with their surroundings, RGB in [-1, 1], and the mask.
+    scene : Scene
+        The pictures that the swapped faces are put into.
     twin, twin_mask : (K, 3, s, s), (K, 1, s, s) Tensor
         The other person doing the same, and where there is face in that picture.
     numbers : (K, NUMBERS) Tensor
         Random ones, for losses that look from here and there; see `augment.draw`.
     """
 
-    stored: Tensor
+    scene: Scene
     twin: Tensor
     twin_mask: Tensor
     numbers: Tensor
@@ -106,7 +124,7 @@ class Batch(NamedTuple):
     @property
     def swapped(self) -> int:
         """K; 0 in a step that swaps none."""
-        return len(self.swaps["source"].stored) if self.swaps else 0
+        return len(self.swaps["source"].twin) if self.swaps else 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,7 @@ class Person:
     Attributes
     ----------
     pictures : (N, S, S, 4) uint8 array
-        RGB and mask, the window with its surroundings; may be a memory map.
+        RGB and mask, what the net sees with surroundings; may be a memory map.
     landmarks : (N, P, 2) float32 array
         In [-1, 1] over the stored picture.
     yaw : (N,) float32 array
@@ -129,6 +147,10 @@ class Person:
         Row of the other person's most similar face; -1 where none was looked for.
     twin_pictures : (N, s, s, 4) uint8 array
         The other person doing the same, RGB and mask; rows that are neither trained on nor held out are empty.
+    scenes : (N, S, S, 4) uint8 array, optional
+        See `Scene`; RGB and mask. Without it the pictures are the scenes.
+    places : (N, S, S, 2) float16 array, optional
+        See `Scene`.
     """
 
     pictures: NDArray[np.uint8]
@@ -139,6 +161,8 @@ class Person:
     held_out: NDArray[np.int64]
     twins: NDArray[np.int64]
     twin_pictures: NDArray[np.uint8]
+    scenes: NDArray[np.uint8] | None = None
+    places: NDArray[np.float16] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Person:
@@ -152,8 +176,11 @@ class Person:
         try:
             with np.load(path.with_suffix(".npz"), allow_pickle=False) as table:
                 columns: dict[str, Any] = {name: table[name] for name in table.files}
-            pictures, twins = (np.load(file, mmap_mode="r", allow_pickle=False) for file in _files(path)[:2])
-            return cls(pictures=pictures, twin_pictures=twins, **columns)
+            for name, file in _arrays(path).items():
+                if name in ("pictures", "twin_pictures") or columns["shape_free"]:
+                    columns[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            del columns["shape_free"]
+            return cls(**columns)
         except (OSError, ValueError, TypeError, EOFError) as exc:
             raise RunFolderError(f"{path}: training faces are missing or damaged; delete them and run again") from exc
 
@@ -172,11 +199,15 @@ def stored_side(size: int) -> int:
     return round(size * (1 + 2 * BORDER))
 
 
-def _files(path: Path) -> tuple[Path, Path, Path]:
-    return path.with_suffix(".npy"), path.with_name(f"{path.name}-twins.npy"), path.with_suffix(".npz")
+def _arrays(path: Path) -> dict[str, Path]:
+    """Files of a person's large arrays, by the names in `Person`."""
+    names = {"pictures": "", "twin_pictures": "-twins", "scenes": "-scenes", "places": "-places"}
+    return {name: path.with_name(f"{path.name}{end}.npy") for name, end in names.items()}
 
 
-def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: Twins) -> None:
+def write_person(
+    path: Path, faces: FaceSet, other: NDArray[np.float64], view: View, window: CropView, size: int, twins: Twins
+) -> None:
     """Write a person's pictures and what belongs to them beside `path`.
 
     Parameters
@@ -185,57 +216,87 @@ def write_person(path: Path, faces: FaceSet, window: Window, size: int, twins: T
         Without a suffix.
     faces : FaceSet
         The person.
-    window : Window
+    other : (P, D) float64 array
+        Mean frontal shape of the other person.
+    view : View
         What the net sees.
+    window : CropView
+        What the identity net's pictures are cut out of.
     size : int
         Side of the net's pictures.
     twins : Twins
         Of its learnable and its held-out faces.
     """
-    crop = faces.crops[0].shape[0]
-    side = stored_side(size)
-    matrix = window.crop_to_window(crop, side, border=BORDER)
-    files = _files(path)
-    with atomic_path(files[0]) as part:
-        shape = (len(faces.faces), side, side, 4)
-        pictures = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
-        for row, outline in enumerate(crop_outlines(faces.faces)):
-            pictures[row, ..., :3] = warp(np.asarray(faces.crops[row]), matrix, (side, side), border="replicate")
-            pictures[row, ..., 3] = np.rint(outline_mask(outline, matrix, side) * 255)
-        pictures.flush()
-        del pictures
-    points = geometry.apply(geometry.compose(faces.faces.frame_to_crop, matrix), faces.faces.landmarks)
-    whole = np.full(len(faces.faces), -1, np.int64)
+    side, count, files = stored_side(size), len(faces.faces), _arrays(path)
+    everyone = np.arange(count)
+    pictures = (_four(*seen) for seen in see_rows(faces, everyone, view, side, border=BORDER))
+    _write(files["pictures"], np.uint8, (count, side, side, 4), pictures, everyone)
+    _write(files["twin_pictures"], np.uint8, (count, *twins.pictures.shape[1:]), twins.pictures, twins.seen)
+    landmarks = geometry.apply(
+        geometry.compose(faces.faces.frame_to_crop, window.matrix(side, border=BORDER)), faces.faces.landmarks
+    )
+    if isinstance(view, TextureView):
+        landmarks = np.broadcast_to(view.landmarks(side, border=BORDER), landmarks.shape)
+        _write_scenes(files, faces, Overlay(other, faces.faces[faces.train], SwapConfig()), view, window, side)
+    whole = np.full(count, -1, np.int64)
     whole[twins.seen] = twins.rows
-    with atomic_path(files[1]) as part:
-        shape = (len(faces.faces), *twins.pictures.shape[1:])
-        drawn = np.lib.format.open_memmap(part, "w+", np.uint8, shape)
-        drawn[twins.seen] = twins.pictures
-        drawn.flush()
-        del drawn
-    with atomic_path(files[2]) as part, part.open("wb") as file:
+    with atomic_path(path.with_suffix(".npz")) as part, part.open("wb") as file:
         np.savez(
             file,
-            landmarks=((points + 0.5) * (2 / side) - 1).astype(np.float32),
+            landmarks=((landmarks + 0.5) * (2 / side) - 1).astype(np.float32),
             yaw=faces.faces.yaw,
             hints=faces.hints(),
             train=np.flatnonzero(faces.train),
             held_out=np.flatnonzero(faces.held_out),
             twins=whole,
+            shape_free=isinstance(view, TextureView),
         )
+
+
+def _write_scenes(
+    files: Mapping[str, Path], faces: FaceSet, overlay: Overlay, view: TextureView, window: CropView, side: int
+) -> None:
+    """Write a person's crops, and where the other person's texture goes in them."""
+    everyone = np.arange(len(faces.faces))
+    places = np.empty((len(everyone), side, side, 2), np.float16)
+    for place, face in zip(places, faces.faces, strict=True):
+        to_scene = geometry.compose(face.frame_to_crop[0], window.matrix(side, border=BORDER))
+        place[:] = view.places(overlay.points(face), to_scene, side)
+    _write(files["places"], np.float16, places.shape, places, everyone)
+    scenes = (
+        _four(image, mask * (place[..., 0] <= 1))
+        for (image, mask), place in zip(see_rows(faces, everyone, window, side, border=BORDER), places, strict=True)
+    )
+    _write(files["scenes"], np.uint8, (len(everyone), side, side, 4), scenes, everyone)
+
+
+def _four(image: NDArray[np.uint8], mask: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return np.dstack([image, np.rint(mask * 255).astype(np.uint8)])
+
+
+def _write(
+    file: Path, kind: type, shape: tuple[int, ...], values: Iterable[NDArray[Any]], rows: NDArray[np.int64]
+) -> None:
+    """Write an array with `values` in its `rows`, and 0 in the others, one row after the other."""
+    with atomic_path(file) as part:
+        array = np.lib.format.open_memmap(part, "w+", kind, shape)
+        for row, value in zip(rows.tolist(), values, strict=True):
+            array[row] = value
+        array.flush()
+        del array
 
 
 class _Store:
     """Pictures on the device, or read from their file row by row."""
 
-    def __init__(self, pictures: NDArray[np.uint8], device: torch.device) -> None:
+    def __init__(self, pictures: NDArray[Any], device: torch.device) -> None:
         self._device = device
         self._pictures = pictures
         resident = pictures.nbytes <= _RESIDENT
         self._tensor = torch.from_numpy(np.array(pictures)).to(device) if resident else None
 
     def gather(self, rows: Tensor) -> Tensor:
-        """(B, S, S, 4) uint8: on the device already, or on the way there. Not the device's work: another thread's."""
+        """(B, S, S, C): on the device already, or on the way there. Not the device's work: another thread's."""
         if self._tensor is not None:
             return self._tensor.index_select(0, rows.to(self._device))
         taken = torch.from_numpy(np.stack([self._pictures[row] for row in rows.tolist()]))
@@ -262,6 +323,7 @@ class _Taken(NamedTuple):
 
     swapped: int
     stored: Mapping[Side, Tensor]
+    scenes: Mapping[Side, tuple[Tensor, Tensor] | None]
     landmarks: Mapping[Side, Tensor]
     others: Mapping[Side, Tensor]
     other_landmarks: Mapping[Side, Tensor]
@@ -307,6 +369,10 @@ class Loader:
         self._part = part
         self._stores = {side: _Store(persons[side].pictures, self.device) for side in SIDES}
         self._twins = {side: _Store(persons[side].twin_pictures, self.device) for side in SIDES}
+        self._scenes: dict[Side, tuple[_Store, _Store]] = {}
+        for side, person in persons.items():
+            if person.scenes is not None and person.places is not None:
+                self._scenes[side] = (_Store(person.scenes, self.device), _Store(person.places, self.device))
         self._chance = {side: torch.from_numpy(persons[side].sampling()) for side in SIDES}
         self._landmarks = {side: torch.from_numpy(persons[side].landmarks) for side in SIDES}
         self._hints = {side: torch.from_numpy(persons[side].hints) for side in SIDES}
@@ -314,6 +380,12 @@ class Loader:
     def stored(self, side: Side, rows: Tensor) -> Tensor:
         """(B, 4, S, S) pictures with surroundings, RGB in [-1, 1], and mask."""
         return as_floats(self._stores[side].gather(rows))
+
+    def scene(self, side: Side, rows: Tensor) -> Scene:
+        """Where swapped faces are put into."""
+        if side not in self._scenes:
+            return Scene(self.stored(side, rows), None)
+        return _scene(*(store.gather(rows) for store in self._scenes[side]))
 
     def clean(self, side: Side, rows: Tensor) -> Pair:
         """Faces as they are, through the window."""
@@ -340,7 +412,9 @@ class Loader:
                 kept = self._window(last, pair.hints[first:])
                 pair = Pair(*(torch.cat((a[:first], b)) for a, b in zip(pair, kept, strict=True)))
                 twins = as_floats(taken.twins[side])
-                swaps[side] = Swappable(last, twins[:, :3], twins[:, 3:], taken.numbers[side][-taken.swapped :])
+                read = taken.scenes[side]
+                scene = Scene(last, None) if read is None else _scene(*read)
+                swaps[side] = Swappable(scene, twins[:, :3], twins[:, 3:], taken.numbers[side][-taken.swapped :])
             pairs[side] = pair
         return Batch(pairs, swaps)
 
@@ -358,7 +432,7 @@ class Loader:
         generator = step_generator(self._seed, step)
         swapped = min(self.config.swap_batch, self.config.batch) if step % self.config.swap_every == 0 else 0
         wanted = self.config.augment.color > 0 or self.config.augment.warp_to_other > 0
-        columns: list[dict[Side, Tensor]] = [{}, {}, {}, {}, {}, {}, {}]
+        columns: list[dict[Side, Any]] = [{} for _ in _Taken._fields[1:]]
         for side in SIDES:
             drawn = torch.multinomial(self._chance[side], self.config.batch, replacement=True, generator=generator)
             numbers = augment.draw(len(drawn), generator)
@@ -367,12 +441,15 @@ class Loader:
             mine = torch.cat([places[:first][number::processes], places[first:][number::processes]])
             rows = drawn[mine]
             others = torch.from_numpy(self.persons[side].twins)[rows] if wanted else rows[:0]
+            last = rows[len(rows) - swapped // processes :]
+            scenes = self._scenes.get(side) if swapped else None
             values = (
                 self._stores[side].gather(rows),
+                None if scenes is None else tuple(store.gather(last) for store in scenes),
                 self._landmarks[side][rows].to(self.device, non_blocking=True),
                 self._stores[OTHER[side]].gather(others),
                 self._landmarks[OTHER[side]][others].to(self.device, non_blocking=True),
-                self._twins[side].gather(rows[len(rows) - swapped // processes :]),
+                self._twins[side].gather(last),
                 self._hints[side][rows].to(self.device, non_blocking=True),
                 numbers[mine].to(self.device, non_blocking=True),
             )
@@ -399,6 +476,10 @@ class Loader:
             image, target = (torch.lerp(one, moved(one), how.recolored) for one in (image, target))
         image, target = (torch.addcmul(how.bias, one, how.gain) for one in (image, target))
         return Pair(image, target, mask, taken.hints[side])
+
+
+def _scene(stored: Tensor, place: Tensor) -> Scene:
+    return Scene(as_floats(stored), place.float())
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:

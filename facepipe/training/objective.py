@@ -12,7 +12,7 @@ from facepipe import losses
 from facepipe.config import AugmentConfig, LossWeights
 from facepipe.networks import Face
 from facepipe.training.augment import color_map, sample, variation
-from facepipe.training.data import Batch, Loader, Pair, Swappable
+from facepipe.training.data import Batch, Loader, Pair, Scene, Swappable
 from facepipe.training.game import Game
 from facepipe.types import OTHER, SIDES, Side
 
@@ -22,7 +22,7 @@ __all__ = [
     "Region",
     "Terms",
     "objective",
-    "paste_into_stored",
+    "put_into_scene",
     "reconstruction",
     "swapped",
     "total",
@@ -145,30 +145,31 @@ def swapped(face: Face, pair: Pair, swap: Swappable, weights: LossWeights) -> Te
     return terms
 
 
-def paste_into_stored(image: Tensor, stored: Tensor) -> Tensor:
-    """A face put back into the picture it was made from, in the colours of what it covers, as a composite does it.
+def put_into_scene(image: Tensor, scene: Scene) -> Tensor:
+    """A face put into the picture it was made from, in the colours of what it covers, as a composite does it.
 
     Parameters
     ----------
     image : (B, 3, s, s) Tensor
         The swapped face in [-1, 1].
-    stored : (B, 4, S, S) Tensor
-        The picture with its surroundings, and its face mask.
+    scene : Scene
+        The picture with its surroundings, and where the face goes.
 
     Returns
     -------
     (B, 3, S, S) Tensor
         Differentiable in `image`; the map of colours (Reinhard's, inside of the mask) is a constant for the gradient.
     """
-    size = image.shape[-1]
-    edge = (stored.shape[-1] - size) // 2
-    inner = slice(edge, edge + size)
-    under, mask = stored[:, :3, inner, inner], stored[:, 3:, inner, inner]
+    picture, mask = scene.picture[:, :3], scene.picture[:, 3:]
+    if scene.place is None:
+        edge = (picture.shape[-1] - image.shape[-1]) // 2
+        face = F.pad(image, (edge, edge, edge, edge))
+        mask = F.pad(mask[..., edge:-edge, edge:-edge], (edge, edge, edge, edge))
+    else:
+        face = sample(image, scene.place)
     with torch.no_grad():
-        recolor = color_map(image, mask, under, mask)
-    picture = stored[:, :3].clone()
-    picture[:, :, inner, inner] = torch.lerp(under, recolor(image), mask)
-    return picture
+        recolor = color_map(face, mask, picture, mask)
+    return torch.lerp(picture, recolor(face), mask)
 
 
 class IdentityLoss:
@@ -181,7 +182,7 @@ class IdentityLoss:
     size : int
         Side of its pictures.
     region : (float, float, float, float)
-        The box of the stored picture that the net sees, ``xyxy`` in parts of its side.
+        The box of a scene that the net sees, ``xyxy`` in parts of its side.
     loader : Loader
         The mean embedding of each person is that of their training faces.
 
@@ -202,11 +203,11 @@ class IdentityLoss:
             rows = torch.from_numpy(loader.persons[side].train)
             few = rows[:: max(1, len(rows) // self._FACES)]
             with torch.no_grad():
-                found = torch.cat([self.of(loader.stored(side, part)[:, :3]) for part in few.split(16)])
+                found = torch.cat([self.of(loader.scene(side, part).picture[:, :3]) for part in few.split(16)])
             self.reference[side] = F.normalize(found.mean(0), dim=0)
 
     def of(self, pictures: Tensor) -> Tensor:
-        """(B, D) embeddings of (B, 3, S, S) stored pictures."""
+        """(B, D) embeddings of the pictures (B, 3, S, S) of scenes."""
         left, top, right, bottom = (round(part * pictures.shape[-1]) for part in self._region)
         pictures = pictures[..., top:bottom, left:right]
         size = (self._size, self._size)
@@ -226,9 +227,9 @@ class IdentityLoss:
         size = [len(pictures), 1, self._size, self._size]
         return sample(pictures, F.affine_grid(matrix, size, align_corners=False)) * how.gain
 
-    def similarities(self, image: Tensor, stored: Tensor, seen: Side) -> tuple[Tensor, Tensor]:
+    def similarities(self, image: Tensor, scene: Scene, seen: Side) -> tuple[Tensor, Tensor]:
         """(B,) cosines of swapped faces to the person they shall show, and to the one who was seen."""
-        return self._compared(self.of(paste_into_stored(image, stored)), seen)
+        return self._compared(self.of(put_into_scene(image, scene)), seen)
 
     def __call__(self, image: Tensor, swap: Swappable, seen: Side) -> Tensor:
         """What the cosine to the person shown lacks to .85, plus half of what is left of the one replaced; scalar.
@@ -236,6 +237,6 @@ class IdentityLoss:
         The net looks at each picture a little turned, shifted, scaled and perhaps mirrored, by the numbers of `swap`:
         what holds from everywhere is a feature of the face (Athalye et al. 2018, arXiv:1707.07397).
         """
-        found = self._embed(self._view(paste_into_stored(image, swap.stored), swap.numbers))
+        found = self._embed(self._view(put_into_scene(image, swap.scene), swap.numbers))
         wanted, leak = self._compared(found, seen)
         return F.relu(_ALIKE - wanted).mean() + 0.5 * F.relu(leak - _LEAK).mean()

@@ -15,7 +15,8 @@ from facepipe import geometry
 from facepipe.backends.embedders import InceptionResnetV1, box_to_crop
 from facepipe.config import AlignConfig, Config, TrainConfig
 from facepipe.errors import CheckpointError, TrainingError
-from facepipe.methods.faceset import BORDER, FaceSet, Window, find_twins, find_window
+from facepipe.methods.faceset import FaceSet, find_twins
+from facepipe.methods.view import BORDER, CropView, Window, find_window, view_of
 from facepipe.metrics import cosine_similarity
 from facepipe.networks import Architecture, architecture
 from facepipe.people import mean_embedding
@@ -58,39 +59,53 @@ def prepare(
     if alike > _ONE_PERSON:
         raise TrainingError(f"source and target show one person (similarity {alike:.2f}, irv1); a swap takes two")
     folder.mkdir(parents=True, exist_ok=True)
-    window = _known_window(folder, align, shape) or find_window(list(sets.values()), align.size)
-    facts: dict[str, Any] = {
-        "architecture": asdict(shape),
-        "template": align.template,
-        "margin": align.margin,
-        "window": [window.x, window.y, window.side],
-        "region": _region(sets, window, align.size),
-        "held_out": config.held_out,
-    }
-    key = digest({**facts, "size": align.size, "faces": [_stamp(sets[side]) for side in SIDES]})
+    facts = _facts(folder, sets, align, config, shape)
+    key = digest({**facts, "faces": [_stamp(sets[side]) for side in SIDES]})
     if (read_json(folder / "setup.json") or {}).get("key") == key:
         return
+    view, window = view_of(facts), CropView(Window(*facts["window"]), align.size)
     for side in SIDES:
-        twins = find_twins(sets[side], sets[OTHER[side]], window, shape.size, held_out=True)
-        write_person(folder / f"faces-{side}", sets[side], window, shape.size, twins)
+        twins = find_twins(sets[side], sets[OTHER[side]], view, shape.size, held_out=True)
+        write_person(folder / f"faces-{side}", sets[side], sets[OTHER[side]].mean, view, window, shape.size, twins)
     write_json(folder / "setup.json", {"key": key, "facts": facts})
 
 
-def _known_window(folder: Path, align: AlignConfig, shape: Architecture) -> Window | None:
-    """The window of the training that is in the folder already: its net knows no other."""
-    newest = checkpoint.newest_state(folder)
-    if newest is None:
-        return None
+def _facts(
+    folder: Path, sets: Mapping[Side, FaceSet], align: AlignConfig, config: TrainConfig, shape: Architecture
+) -> dict[str, Any]:
+    """What checkpoints tell of a net's pictures; a net that was begun already keeps its window."""
+    begun = checkpoint.newest_state(folder)
+    facts: dict[str, Any] = {
+        "architecture": asdict(shape),
+        "view": config.view,
+        "template": align.template,
+        "margin": align.margin,
+        "size": align.size,
+        "held_out": config.held_out,
+    }
+    if begun is None:
+        window = find_window([faces.faces[faces.train] for faces in sets.values()], align.size)
+    else:
+        _check_begun(folder, begun, checkpoint.as_json(facts))
+        window = Window(*begun["window"])
+    return {
+        **facts,
+        "window": [window.x, window.y, window.side],
+        "region": _region(sets, window, align.size),
+        "shapes": {side: sets[side].mean.round(5).tolist() for side in SIDES},
+    }
+
+
+def _check_begun(folder: Path, begun: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with a net of another architecture, or that was begun with other pictures."""
     again = f"delete {folder} to begin anew"
-    if newest["architecture"] != checkpoint.as_json(asdict(shape)):
-        wanted = {k: v for k, v in checkpoint.as_json(asdict(shape)).items() if newest["architecture"].get(k) != v}
+    if begun["architecture"] != facts["architecture"]:
+        wanted = {k: v for k, v in facts["architecture"].items() if begun["architecture"].get(k) != v}
         raise CheckpointError(f"{folder}: holds a net of another architecture (differs in {wanted}); {again}")
-    if (newest["template"], newest["margin"]) != (align.template, align.margin):
-        raise CheckpointError(
-            f"{folder}: trained on crops of template {newest['template']} with margin {newest['margin']}, "
-            f"not {align.template} with {align.margin}; {again}"
-        )
-    return Window(*newest["window"])
+    names = ("view", "template", "margin", *(["size"] if facts["view"] == "crop" else []))
+    for name in names:
+        if begun[name] != facts[name]:
+            raise CheckpointError(f"{folder}: trained with {name} {begun[name]}, not {facts[name]}; {again}")
 
 
 def _stamp(faces: FaceSet) -> str:

@@ -110,8 +110,8 @@ class Validator:
             scores[f"twin_{side}"] = float(masked_psnr(image, twin, where * pair.mask).mean())
             if self._identity is not None:
                 few = evenly_spaced(len(self._rows[side]), _SWAPS)
-                stored = self._loader.stored(side, self._rows[side][few])
-                shown, leak = self._identity.similarities(image[few], stored, side)
+                scene = self._loader.scene(side, self._rows[side][few])
+                shown, leak = self._identity.similarities(image[few], scene, side)
                 scores[f"shown_{side}"], scores[f"leak_{side}"] = float(shown.median()), float(leak.median())
                 margins.append(float((shown - leak).median()))
         shifts = self._monitor.step()

@@ -41,7 +41,6 @@ import torch
 from numpy.typing import NDArray
 
 from facepipe.config import Config, LossWeights, TrainConfig, load
-from facepipe.image import warp
 from facepipe.methods.faceset import hints_of
 from facepipe.methods.gan import GanPlan, Generator
 from facepipe.methods.plan import rows_to_swap
@@ -305,11 +304,12 @@ def swap_speed(run: Path, rounds: int = 3) -> list[Row]:
     folder = run / "target" / clip.name
     faces = read_faces(folder / "faces.parquet")
     (rows,) = person_rows([faces], similarity=config.swap.person_similarity)
-    plan = GanPlan(generator, faces, rows, config.align.size, config.swap)
+    plan = GanPlan(generator, faces, rows, config.swap)
     small = generator.net.shape.size
-    matrix = generator.window.crop_to_window(config.align.size, small)
     crops = read_crops(folder / "crops.npy")[rows_to_swap(faces, rows, config.swap)]
-    images = np.stack([warp(crop, matrix, (small, small), border="replicate") for crop in crops])
+    images = np.stack(
+        [generator.view.see(c, f, np.eye(2, 3), small).image for c, f in zip(crops, plan.faces, strict=True)]
+    )
     hints = hints_of(plan.faces, plan.faces)
 
     def draw() -> None:
