@@ -76,6 +76,20 @@ def test_only_the_held_out_end_is_measured(finished: tuple[Path, Any]) -> None:
         assert faces["train"].tolist() == list(range(27))
 
 
+@pytest.mark.slow
+def test_a_net_can_see_the_crop(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "RUN"
+    result = run(out, "train.view=crop")
+    assert not result.failed
+    assert result.scores["frames"]["swapped"] == 40
+    assert 15 < result.scores["same_identity"]["psnr"] < 45
+    assert not (out / "model" / "faces-source-scenes.npy").exists()
+    with pytest.raises(CheckpointError, match=r"trained with view crop, not texture; delete .*model to begin anew"):
+        run(out, "train.view=texture")
+    with pytest.raises(CheckpointError, match="trained with size"):
+        run(out, "train.view=crop", "align.size=192")
+
+
 def test_the_generator_draws_alike_in_any_batch(finished: tuple[Path, Any]) -> None:
     generator = Generator.load(finished[0] / "model" / "generator")
     assert set(generator.fine) == {"source", "target"}

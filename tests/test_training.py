@@ -24,6 +24,7 @@ from facepipe.training.data import INSIDE, Loader, Person, Swappable, as_floats,
 from facepipe.training.diary import Report
 from facepipe.training.objective import IdentityLoss, put_into_scene
 from facepipe.training.schedule import Clock, augmentation_strength, learning_rate
+from facepipe.training.setup import _pictures
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
 from facepipe.training.validation import component_psnr, masked_psnr
@@ -320,6 +321,28 @@ def test_every_kind_of_game_is_played(tmp_path: Path, persons: dict[Side, Person
     assert moved
     assert "gan" in report.losses or report.step < 10
     assert all(torch.isfinite(value).all() for value in weights_of(trainee).values() if value.is_floating_point())
+
+
+def test_the_linear_part_stays_as_it_was_found(tmp_path: Path, persons: dict[Side, Person]) -> None:
+    """Its numbers are not trained, stand once in memory and in a checkpoint, and are there again after a resume."""
+    loader = Loader(persons, SIZE, make_config())
+    config = make_config(steps=4)
+    trainee = Trainee(TINY, config, CPU)
+    trainee.raw.start_linear(*_pictures(loader))
+    trainee.begin()
+    found = {name: value.clone() for name, value in trainee.raw.constants().items()}
+    assert found["synthesis.source.weight"].any()
+    train_net(trainee, loader, None, config, Team(CPU), tmp_path, facts=FACTS)
+    known = checkpoint.load_newest(tmp_path)
+    assert known is not None
+    assert not [name for name in known[0] if name.startswith("averaged.module.synthesis")]
+    again = Trainee(TINY, config, CPU, seed=5)
+    again.unpack(known[0], known[1])
+    for name, value in found.items():
+        for net in (trainee.raw, trainee.averaged, again.raw, again.averaged):
+            assert torch.equal(net.state_dict()[name], value)
+    assert again.averaged.constants()["analysis.basis"] is again.raw.constants()["analysis.basis"]
+    assert not torch.equal()
 
 
 def test_losses_that_are_not_finite_step_back(tmp_path: Path, persons: dict[Side, Person]) -> None:

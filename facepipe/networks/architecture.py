@@ -125,7 +125,13 @@ PRESETS: Mapping[str, Architecture] = {
     ),
     # For two CPU cores: starts as a linear model, small convolutions.
     "cpu-64": Architecture(
-        widths=(32, 64, 96, 128), activation="silu", norm="group", linear=484, hints=True, components=384, bounded=False
+        widths=(32, 64, 96, 128),
+        activation="silu",
+        norm="group",
+        linear=484,
+        hints=True,
+        components=384,
+        bounded=False,
     ),
     # For one GPU of 8 GB.
     "df-128": Architecture(

@@ -191,6 +191,16 @@ class SwapNet(nn.Module):
                 other[OTHER[side]] = _rows(face, len(own), None)
         return rebuilt, other
 
+    def constants(self) -> dict[str, Tensor]:
+        """What `start_linear` has set and no training changes, by its names in the state."""
+        linear = [("analysis", self.analysis), ("synthesis", self.synthesis)]
+        return {
+            f"{part}.{name}": value
+            for part, module in linear
+            if module is not None
+            for name, value in module.named_buffers()
+        }
+
     @torch.no_grad()
     def start_linear(
         self,

@@ -163,6 +163,9 @@ class Analysis(nn.Module):
 class Synthesis(nn.Module):
     """A person's mean face and components, combined as a code says.
 
+    Nothing of it is trained: gradient steps on the map from codes to coefficients, or on the components, fitted the
+    training faces at once and lost half a decibel of the held-out ones in 500 steps.
+
     Parameters
     ----------
     code : int
@@ -175,19 +178,20 @@ class Synthesis(nn.Module):
 
     mean: Tensor
     basis: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, code: int, count: int, size: int) -> None:
         super().__init__()
         self.size = size
         self.register_buffer("mean", torch.zeros(3 * size * size))
         self.register_buffer("basis", torch.zeros(count, 3 * size * size))
-        self.coefficients = nn.Linear(code, count)
-        nn.init.zeros_(self.coefficients.weight)
-        nn.init.zeros_(self.coefficients.bias)
+        self.register_buffer("weight", torch.zeros(count, code))
+        self.register_buffer("bias", torch.zeros(count))
 
     def limited(self, code: Tensor) -> Tensor:
         """(B, K) coefficients of (B, C) codes, in standard deviations, held where training faces are."""
-        return held_back(self.coefficients(code))
+        return held_back(F.linear(code, self.weight, self.bias))
 
     def forward(self, code: Tensor) -> Tensor:
         """(B, 3, S, S) of (B, C) codes."""
@@ -220,9 +224,8 @@ class Synthesis(nn.Module):
         self.mean.copy_(found.mean)
         self.basis.zero_()
         self.basis[:count] = found.basis * found.deviation[:, None]
-        weight = self.coefficients.weight
-        weight.zero_()
-        self.coefficients.bias.zero_()
+        weight = self.weight.zero_()
+        self.bias.zero_()
         basis = analysis.basis[person]
         squares = basis.square().sum(1, keepdim=True).clamp_min(1e-12)
         own_half = weight[:count, person * width :][:, : analysis.count]

@@ -75,6 +75,7 @@ class Trainee:
         self.net: Any = torch.compile(self.raw) if config.compile else self.raw
         average = get_ema_multi_avg_fn(config.ema**_AVERAGE)
         self._average = AveragedModel(self.raw, multi_avg_fn=average)
+        _share(self.raw.constants(), self.averaged)  # one copy of them, which no average has to be taken of
         self._device = device
         self._optimizer = self._adam(self.raw, config.betas)
         self._critic_optimizer = None if self.game is None else self._adam(self.game, (0.5, config.betas[1]))
@@ -146,7 +147,8 @@ class Trainee:
     def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and numbers from which `unpack` makes the same state; the tensors are not copies."""
         tensors = {f"net.{name}": value for name, value in self.raw.state_dict().items()}
-        tensors |= {f"averaged.{name}": value for name, value in self._average.state_dict().items()}
+        shared = {f"module.{name}" for name in self.raw.constants()}
+        tensors |= {f"averaged.{k}": value for k, value in self._average.state_dict().items() if k not in shared}
         tensors |= pack_optimizer("optimizer", self._optimizer)
         if self.game is not None and self._critic_optimizer is not None:
             tensors |= {f"game.{name}": value for name, value in self.game.state_dict().items()}
@@ -170,7 +172,8 @@ class Trainee:
         """
         try:
             self.raw.load_state_dict(_below("net", tensors))
-            self._average.load_state_dict(_below("averaged", tensors))
+            constants = {f"module.{name}": value for name, value in self.raw.constants().items()}
+            self._average.load_state_dict({**_below("averaged", tensors), **constants})
             unpack_optimizer("optimizer", self._optimizer, tensors)
             known = _below("game", tensors)
             if self.game is not None and self._critic_optimizer is not None and known:
@@ -204,6 +207,13 @@ class Trainee:
         self._slower *= _SLOWER
         self._snapshot[1]["slower"] = self._slower
         return back
+
+
+def _share(values: Mapping[str, Tensor], net: nn.Module) -> None:
+    """Give a net the very buffers of another, by their names in the state."""
+    for name, value in values.items():
+        place, _, last = name.rpartition(".")
+        setattr(net.get_submodule(place), last, value)
 
 
 def _below(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
