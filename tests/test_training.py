@@ -342,7 +342,6 @@ def test_the_linear_part_stays_as_it_was_found(tmp_path: Path, persons: dict[Sid
         for net in (trainee.raw, trainee.averaged, again.raw, again.averaged):
             assert torch.equal(net.state_dict()[name], value)
     assert again.averaged.constants()["analysis.basis"] is again.raw.constants()["analysis.basis"]
-    assert not torch.equal()
 
 
 def test_losses_that_are_not_finite_step_back(tmp_path: Path, persons: dict[Side, Person]) -> None:
