@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,29 +15,31 @@ from numpy.typing import NDArray
 from facepipe import drawing
 from facepipe.drawing import AMBER, GREY, LINE
 from facepipe.errors import MediaError, NoFaceError, UsageError
-from facepipe.metrics import cosine_similarity
 from facepipe.people import SAME_PERSON, Person, find_people
 from facepipe.results import ClipResults, RunResults, flag_names
+from facepipe.selection import KEYS, Key, Limit, likeness, qualities, sizes, within
 from facepipe.types import SIDES, Faces, Image, Side, evenly_spaced
 from facepipe.video import write_image
 
-__all__ = ["KEYS", "Album", "Face", "Key", "Limit", "best_faces", "faces", "qualities", "sheet_of"]
+__all__ = ["Album", "Face", "best_faces", "faces", "sheet_of"]
 
-Key = Literal["yaw", "sharpness", "size", "similarity", "light"]
-"""What faces are sorted by: degrees; grey levels of detail; pixels; cosine to the person's mean; mean grey level."""
-
-KEYS: tuple[Key, ...] = get_args(Key)
-
-Limit = tuple[float | None, float | None]
-"""Least and greatest value; None is no limit."""
-
-_DIGITS: Mapping[Key, int] = {"yaw": 1, "sharpness": 1, "size": 0, "similarity": 2, "light": 0}
+_DIGITS: Mapping[Key, int] = {
+    "yaw": 1,
+    "pitch": 1,
+    "sharpness": 1,
+    "size": 0,
+    "similarity": 2,
+    "light": 0,
+    "confidence": 2,
+}
 _UNITS: Mapping[Key, str] = {
     "yaw": "degrees, from left to right",
+    "pitch": "degrees",
     "sharpness": "grey levels of the Laplacian",
     "size": "pixels",
     "similarity": "cosine to the person's mean",
     "light": "mean grey level",
+    "confidence": "the detector's confidence",
 }
 _CELL = 132
 _COLUMNS = 12
@@ -102,7 +104,7 @@ class Album:
             "frames": sum(len(np.unique(clip.faces.frame[rows])) for clip, rows in self.rows),
             "yaw": {"low": low, "median": middle, "high": high},
             "sharpness": float(np.median(self.table.sharpness)) if aligned else None,
-            "size": float(np.median(_sizes(self.table))),
+            "size": float(np.median(sizes(self.table))),
             "picture": None if self.picture is None else str(self.picture),
             "sheet": None if self.sheet is None else str(self.sheet),
             "sorted": [
@@ -132,7 +134,7 @@ def faces(
         A run folder, at least through `detect`.
     side : {"source", "target"}, optional
         By default both.
-    sort : {"yaw", "sharpness", "size", "similarity", "light"}, optional
+    sort : {"yaw", "pitch", "sharpness", "size", "similarity", "light", "confidence"}, optional
         Put every person's faces in the order of this (`Album.faces`): yaw from left to right, the others from the
         greatest value down. Sharpness and light are measured in the crops of `align`.
     limit : (float or None, float or None)
@@ -198,76 +200,36 @@ def _albums(results: RunResults, side: Side, similarity: float) -> list[Album]:
     return [Album(side, number, person, clips) for number, person in enumerate(people, start=1)]
 
 
-# ----------------------------------------------------------------------------------------------------------- qualities
-
-
-def _sizes(table: Faces) -> NDArray[np.float32]:
-    """(N,) side of a square of the box's area, in pixels of the frame."""
-    edges = np.maximum(table.box[:, 2:] - table.box[:, :2], 0)
-    return np.asarray(np.sqrt(edges.prod(axis=1)), np.float32)
-
-
-def qualities(
-    table: Faces, key: Key, *, embedding: NDArray[np.float32], crops: Sequence[Image] | NDArray[np.uint8] = ()
-) -> NDArray[np.float32]:
-    """(N,) values of a table's faces by `key`.
-
-    Parameters
-    ----------
-    table : Faces
-        N faces.
-    key : {"yaw", "sharpness", "size", "similarity", "light"}
-    embedding : (D,) array
-        Of the person, for ``similarity``.
-    crops : N (S, S, 3) arrays
-        Aligned crops, for ``light``: the mean grey level (BT.601) of the inner half.
-    """
-    match key:
-        case "size":
-            return _sizes(table)
-        case "similarity":
-            return np.asarray(cosine_similarity(table.embedding, embedding), np.float32)
-        case "light":
-            return np.array([_light(crop) for crop in crops], np.float32)
-        case "yaw" | "sharpness":
-            return np.asarray(getattr(table, key), np.float32)
-
-
-def _light(crop: Image) -> float:
-    quarter = crop.shape[0] // 4
-    inner = np.ascontiguousarray(crop[quarter : crop.shape[0] - quarter, quarter : crop.shape[1] - quarter])
-    return float(cv2.cvtColor(inner, cv2.COLOR_RGB2GRAY).mean())
-
-
 def _sorted_faces(album: Album, key: Key, limit: Limit) -> list[Face]:
     """All faces of a person within the limits, in order; those without the number are left out."""
-    least, most = (-np.inf if limit[0] is None else limit[0]), (np.inf if limit[1] is None else limit[1])
     found = []
     for clip, rows in album.rows:
         if key == "sharpness":
             clip.check_aligned()
         crops = clip.crops[rows] if key == "light" else ()
         values = qualities(clip.faces[rows], key, embedding=album.embedding, crops=crops)
-        for row, value in zip(rows.tolist(), values.tolist(), strict=True):
-            if least <= value <= most:
-                table = clip.faces
-                flags = flag_names(int(table.flags[row]))
-                found.append(Face(clip.name, int(table.frame[row]), int(table.face[row]), value, flags, row))
+        inside = within(values, limit)
+        for row, value in zip(rows[inside].tolist(), values[inside].tolist(), strict=True):
+            table = clip.faces
+            flags = flag_names(int(table.flags[row]))
+            found.append(Face(clip.name, int(table.frame[row]), int(table.face[row]), value, flags, row))
     return sorted(found, key=lambda face: face.value if key == "yaw" else -face.value)
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
-def best_faces(table: Faces, embedding: NDArray[np.float32]) -> NDArray[np.intp]:
+def best_faces(table: Faces, embedding: NDArray[np.float32] | None) -> NDArray[np.intp]:
     """Rows of a person's faces, the best portrait first: without flags, frontal, sharp, large, and surely the person.
 
-    The four are multiplied, so a picture that fails in one of them is not saved by the others.
+    The four are multiplied, so a picture that fails in one of them is not saved by the others. Without the person's
+    embedding all faces count as surely theirs.
     """
     away = table.yaw.astype(np.float64) ** 2 + table.pitch.astype(np.float64) ** 2
-    sizes, sharp = _sizes(table).astype(np.float64), table.sharpness.astype(np.float64)
-    likeness = np.nan_to_num(np.asarray(cosine_similarity(table.embedding, embedding), np.float64), nan=-1.0)
-    value = np.exp(-away / (2 * 20.0**2)) * sizes * np.maximum(likeness, 0)
+    large, sharp = sizes(table).astype(np.float64), table.sharpness.astype(np.float64)
+    value = np.exp(-away / (2 * 20.0**2)) * large
+    if embedding is not None:
+        value *= np.maximum(np.nan_to_num(likeness(table, embedding), nan=-1.0), 0)
     if sharp.any():  # nothing is known of it before `align`
         value *= sharp
     return np.lexsort((-value, ~table.trusted))
@@ -301,7 +263,7 @@ def _alone(clip: ClipResults, row: int) -> bool:
     others = table[(table.frame == table.frame[row]) & (np.arange(len(table)) != row)]
     x0, y0, x1, y1 = _surroundings(table.box[row])
     near = (others.box[:, 0] < x1) & (others.box[:, 2] > x0) & (others.box[:, 1] < y1) & (others.box[:, 3] > y0)
-    return not (near & (_sizes(others) >= _sizes(table[row : row + 1]))).any()
+    return not (near & (sizes(others) >= sizes(table[row : row + 1]))).any()
 
 
 def _surroundings(box: NDArray[np.float32]) -> tuple[float, float, float, float]:

@@ -83,6 +83,11 @@ class ClipResults:
         """All faces, in the order of frames."""
         return read_faces(self.folder / "faces.parquet")
 
+    @cached_property
+    def outlines(self) -> Faces:
+        """All faces without their points and embeddings: what is left is small, however long the clip."""
+        return read_faces(self.folder / "faces.parquet", without=("landmarks", "mesh", "embedding"))
+
     @property
     def aligned(self) -> bool:
         """Whether the crops belong to the faces."""
@@ -129,13 +134,50 @@ class ClipResults:
         method = str((read_label(video) or {}).get("method", ""))
         return Swapped(video, mask, face, dict(state.get("label", {})), method)
 
+    @property
+    def sources(self) -> list[tuple[int, int, int]]:
+        """Clip, frame and face of the source that each swapped frame took its face from; empty where the method draws
+        faces itself. The clip is its number among the aligned source clips.
+        """
+        path = self.run.root / "swapped" / f"{self.name}.parquet"
+        if self.side != "target" or not path.exists():
+            return []
+        columns = _read_columns(path, ["source_clip", "source_frame", "source_face"])
+        rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+        return [(clip, frame, face) for clip, frame, face in rows if clip >= 0]
+
+    @property
+    def scored(self) -> bool:
+        """Whether ``scores.parquet`` is there and not older than the swap; the swapped video may be gone since."""
+        path = self.run.root / "scores.parquet"
+        swap = self.run.root / "swapped" / f"{self.name}.json" if self.swapped is None else self.swapped.video
+        return path.exists() and swap.exists() and path.stat().st_mtime >= swap.stat().st_mtime
+
+    @cached_property
+    def measured(self) -> dict[str, NDArray[np.float64]]:
+        """Columns of ``scores.parquet`` of this clip's rows, in order of frames; NaN is not measured; empty before
+        `score`. What is not a number or a truth is left out.
+        """
+        if not self.scored:
+            return {}
+        path = self.run.root / "scores.parquet"
+        (clip,) = _read_columns(path, ["clip"]).values()
+        rows = np.flatnonzero(clip == self.name)
+        table = pq.read_table(path).take(rows)
+        columns = {
+            field.name: np.array(table[field.name].cast(pa.float64(), safe=False).to_numpy(), np.float64)
+            for field in table.schema
+            if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
+        }
+        order = np.argsort(columns["frame"], kind="stable") if "frame" in columns else slice(None)
+        return {name: values[order] for name, values in columns.items()}
+
     @cached_property
     def scores(self) -> dict[int, dict[str, Any]]:
         """Row of ``scores.parquet`` of each scored frame, with ``margins`` by net; empty before `score`."""
-        path = self.run.root / "scores.parquet"
-        if self.swapped is None or not path.exists() or path.stat().st_mtime < self.swapped.video.stat().st_mtime:
+        if not self.scored:
             return {}
-        columns = _read_columns(path)
+        columns = _read_columns(self.run.root / "scores.parquet")
         nets = [name.removeprefix(_PARTS[0]) for name in columns if name.startswith(_PARTS[0])]
         rows: dict[int, dict[str, Any]] = {}
         for i in np.flatnonzero(columns["clip"] == self.name).tolist():
@@ -180,6 +222,35 @@ class RunResults:
         except (OSError, ValueError):
             settings = {}
         return cls(root, settings)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """``manifest.json``; empty where it cannot be read."""
+        known = read_json(self.root / "manifest.json")
+        return known if isinstance(known, dict) else {}
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        """``scores.json``, or None before `score`.
+
+        Raises
+        ------
+        RunFolderError
+            It is there and cannot be read.
+        """
+        path = self.root / "scores.json"
+        if not path.exists():
+            return None
+        known = read_json(path)
+        if not isinstance(known, dict):
+            raise RunFolderError(f"{path}: damaged; run `facepipe score --out {self.root}` again")
+        return known
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Validations of the training, in order; empty where nothing was trained."""
+        known = read_json(self.root / "model" / "history.json")
+        return [row for row in known if isinstance(row, dict)] if isinstance(known, list) else []
 
     @property
     def limits(self) -> Limits:

@@ -48,7 +48,7 @@ def note(clip: ClipResults) -> list[Note]:
     """One `Note` a frame of the clip."""
     largest: dict[int, int] = {}
     row_of: dict[tuple[int, int], int] = {}
-    faces, swapped, scores = clip.faces, clip.swapped, clip.scores
+    faces, swapped, scores = clip.outlines, clip.swapped, clip.scores
     for row, (frame, face) in enumerate(zip(faces.frame.tolist(), faces.face.tolist(), strict=True)):
         largest.setdefault(frame, row)
         row_of[frame, face] = row
