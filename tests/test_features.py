@@ -130,7 +130,7 @@ def test_mobilenet_equals_torchvision(mobilenet_file: Path) -> None:
     ours = features.mobilenetv2(mobilenet_file)(pictures)
     assert ours.probabilities is not None
     np.testing.assert_allclose(ours.probabilities, probabilities.numpy(), rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(ours.values, maps.mean((2, 3)).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(ours.values, maps.mean((2, 3)).numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_results_do_not_depend_on_batches(mobilenet_file: Path) -> None:

@@ -27,6 +27,7 @@ import facepipe.metrics.statistics
 from facepipe.metrics import (
     FeatureStatistics,
     FewSamplesWarning,
+    block_bootstrap,
     bootstrap,
     frechet_distance,
     frechet_distance_between,
@@ -382,6 +383,39 @@ def test_bootstrap_of_infinite_scores() -> None:
     assert interval.low in (1, 2)
 
 
+def test_drawing_blocks_is_drawing_their_means() -> None:
+    """Blocks of one size: the mean over rows is the mean of the blocks' means, draw by draw."""
+    rows = np.random.default_rng(0).normal(size=(30, 7))
+    blocks = np.repeat(np.arange(30), 7)
+    mixed = np.random.default_rng(1).permutation(210)
+    ours = block_bootstrap(np.mean, rows.reshape(-1)[mixed], blocks=blocks[mixed], resamples=300)
+    theirs = bootstrap(np.mean, rows.mean(axis=1), resamples=300)
+    assert (ours.value, ours.low, ours.high) == pytest.approx((theirs.value, theirs.low, theirs.high))
+
+
+def test_blocks_of_one_row_are_the_bootstrap_of_pairs() -> None:
+    x, y = np.random.default_rng(0).normal(size=(2, 50))
+
+    def gap(a: Array, b: Array) -> float:
+        return float(np.median(a) - np.median(b))
+
+    assert block_bootstrap(gap, x, y, blocks=np.arange(50), resamples=200) == bootstrap(
+        gap, x, y, resamples=200, paired=True
+    )
+
+
+def test_block_bootstrap_covers_where_neighbours_repeat_each_other() -> None:
+    """Each value ten times over: by blocks the truth is inside as often as promised, by rows far less often."""
+    hits = {"blocks": 0, "rows": 0}
+    for seed in range(150):
+        x = np.repeat(np.random.default_rng(seed).standard_normal(40), 10)
+        for kind, blocks in (("blocks", np.arange(400) // 10), ("rows", np.arange(400))):
+            found = block_bootstrap(np.mean, x, blocks=blocks, resamples=150, level=0.9)
+            hits[kind] += found.low <= 0 <= found.high
+    assert hits["blocks"] > 0.82 * 150
+    assert hits["rows"] < 0.6 * 150
+
+
 def test_half_sampling_covers() -> None:
     """The mean's interval has the width that theory gives, and holds the truth as often as it says."""
     wide = half_sampling(np.mean, np.random.default_rng(0).standard_normal(400), resamples=2000)
@@ -415,6 +449,8 @@ NAN_ROW = np.array([[1.0, 2, 3], [4, math.nan, 6]])
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: block_bootstrap(np.mean, ZERO, blocks=[1, 1, 1]), "expected at least 2 blocks, got 1"),
+        (lambda: block_bootstrap(np.mean, ZERO, blocks=[1, 2]), r"of one length, got lengths \[3, 2\]"),
         (lambda: FeatureStatistics().update(NAN_ROW), r"features: expected finite values, got nan at index \(1, 1\)"),
         (lambda: FeatureStatistics(2).update(EYE), "features: expected dimension 2, got 3"),
         (lambda: FeatureStatistics().update(EYE).merge(FeatureStatistics(2)), "expected dimension 3, got 2"),

@@ -17,7 +17,14 @@ from scipy.spatial import distance
 from torchmetrics.functional.classification import binary_auroc, binary_roc
 
 import facepipe.metrics.identity
-from facepipe.metrics import cosine_matrix, cosine_similarity, normalized_distance, retrieval_accuracy, verification
+from facepipe.metrics import (
+    cosine_matrix,
+    cosine_similarity,
+    normalized_distance,
+    retrieval_accuracy,
+    retrieval_ranks,
+    verification,
+)
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.standard_normal((7, 16)), RANDOM.standard_normal((5, 16))
@@ -101,6 +108,12 @@ def test_retrieval_equals_sorting() -> None:
     hits = labels[order] == names[:, None]
     result = retrieval_accuracy(queries, names, gallery, labels)
     assert result == pytest.approx({1: hits[:, 0].mean(), 5: hits[:, :5].any(axis=1).mean()})
+
+
+def test_ranks_count_the_wrong_entries_before_the_right_one() -> None:
+    gallery, labels = [[1, 0], [1, 0.1], [1, 1], [0, 1]], [0, 1, 2, 3]
+    queries = [[1, 0], [1, 0], [1, 0], [1, 0], [1, 0]]
+    assert retrieval_ranks(queries, [0, 1, 2, 3, 9], gallery, labels).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_ties_count_against_the_query() -> None:

@@ -199,6 +199,17 @@ def test_multi_scale_is_blind_to_what_the_mask_hides() -> None:
     )
 
 
+@pytest.mark.parametrize("shape", [(60, 50, 3), (60, 50), (60, 50, 4), (1700, 1900, 3)])
+def test_a_mask_of_truths_is_a_mask_of_ones(shape: tuple[int, ...]) -> None:
+    """It is summed in another way, exactly; the largest case is beyond 32 bits."""
+    random = np.random.default_rng(0)
+    a = random.integers(0, 256, shape).astype(np.uint8)
+    b = (255 - a).astype(np.uint8)
+    chosen = random.random(shape[:2]) < 0.7
+    assert mse(a, b, mask=chosen) == pytest.approx(float(((a.astype(float) - b) ** 2)[chosen].mean()), rel=1e-12)
+    assert mse(a, b, mask=chosen) == pytest.approx(mse(a, b, mask=chosen.astype(float)), rel=1e-12)
+
+
 def test_masked_error_is_the_error_of_the_part() -> None:
     a, b = pair("float32", (40, 50, 3))
     mask = np.zeros((40, 50), bool)

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from facepipe.geometry import euler_to_rotation, head_pose, mean_face68
-from facepipe.metrics import angle_error, expression, expression_error, perspective_pose, pose_error
+from facepipe.metrics import (
+    angle_error,
+    expression,
+    expression_error,
+    expression_errors,
+    perspective_pose,
+    pose_error,
+)
 
 Array = NDArray[Any]
 SIZE = (360, 640)
@@ -134,6 +141,17 @@ def test_two_people_who_make_the_same_faces() -> None:
     assert expression_error(a, b) == pytest.approx(0, abs=1e-5)
     assert expression_error(a, b, identity=True) > 0.05
     assert expression_error(a, b[::-1]) > 0.01
+
+
+def test_errors_of_frames_make_up_the_whole() -> None:
+    a = np.stack([far((0, 0, 0), talking_face(v)) for v in (0, 0, 0.1, 0.4, 0)])
+    b = np.stack([far((5, 0, 0), talking_face(v)) for v in (0, 0, 0.3, 0.4, 0)])
+    errors = expression_errors(a, b)
+    assert errors.shape == (5,)
+    assert int(errors.argmax()) == 2
+    assert math.sqrt(float((errors**2).mean())) == pytest.approx(expression_error(a, b))
+    alone = [expression_error(x, y, identity=True) for x, y in zip(a, b, strict=True)]
+    assert expression_errors(a, b, identity=True) == pytest.approx(alone)
 
 
 FACE = far((0, 0, 0), mean_face68())

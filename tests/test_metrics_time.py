@@ -23,6 +23,7 @@ from facepipe.metrics import (
     cosine_matrix,
     edge_flicker,
     flow_warped_error,
+    flow_warped_errors,
     identity_variance,
     interocular_distance,
     jitter,
@@ -155,6 +156,19 @@ def test_flicker_is_an_error() -> None:
     flickering = [np.clip(frame.astype(int) + 10 * (t % 2), 0, 255).astype(np.uint8) for t, frame in enumerate(clean)]
     error = flow_warped_error(flickering, reference=clean)
     assert error == pytest.approx((10 / 255) ** 2 + flow_warped_error(clean), rel=0.15)
+
+
+def test_errors_of_both_videos_along_one_flow() -> None:
+    clean = pan(2)
+    flickering = [np.clip(frame.astype(int) + 10 * (t % 2), 0, 255).astype(np.uint8) for t, frame in enumerate(clean)]
+    mask = np.zeros(clean[0].shape[:2])
+    mask[:, 60:] = 1
+    for masks in (None, [mask] * 5):
+        expected = (
+            flow_warped_error(flickering, reference=clean, masks=masks),
+            flow_warped_error(clean, masks=masks),
+        )
+        assert flow_warped_errors(flickering, clean, masks=masks) == pytest.approx(expected)
 
 
 def test_masks_choose_what_counts() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
+from fractions import Fraction
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,15 +16,17 @@ from skimage.metrics import peak_signal_noise_ratio
 from facepipe import geometry
 from facepipe.backends.detectors import Detections
 from facepipe.backends.landmarkers import Fit
-from facepipe.stages.score import (
+from facepipe.errors import MediaError
+from facepipe.evaluation import (
     ClipScores,
+    Context,
     Judge,
-    Triple,
     embed_rows,
     reference_people,
-    score_clip,
-    summarize,
 )
+from facepipe.evaluation import summarize as summarize_all
+from facepipe.people import mean_embedding
+from facepipe.stages.score import Triple, score_clip
 from facepipe.types import Faces, Flag
 
 SIZE = (120, 160)
@@ -71,7 +75,11 @@ def scene(colour: tuple[int, int, int] | None, left: int = 50) -> NDArray[np.uin
 
 
 def frames(images: list[Any]) -> list[Any]:
-    return [SimpleNamespace(index=i, pts=10 * i, image=image) for i, image in enumerate(images)]
+    return [SimpleNamespace(index=i, pts=10 * i, time=Fraction(i, 25), image=image) for i, image in enumerate(images)]
+
+
+def summarize(clips: dict[str, ClipScores], nets: list[str]) -> dict[str, Any]:
+    return summarize_all(clips, Context(nets))
 
 
 def faces_at(numbers: list[int], left: int = 50) -> Faces:
@@ -110,19 +118,20 @@ def score(target: list[Any], swapped: list[Any], *, faces: Faces, done: list[boo
 def test_a_perfect_swap() -> None:
     scores = score([scene(GREEN)] * 5, [scene(RED)] * 5, faces=faces_at([0, 1, 2, 3, 4]), done=[True] * 5)
     columns = scores.columns
-    np.testing.assert_allclose(columns["to_source_sface"], 1, atol=1e-6)
-    np.testing.assert_allclose(columns["to_target_sface"], 0, atol=1e-6)
-    assert columns["frame"] == [0, 1, 2, 3, 4]
-    assert columns["pts"] == [0, 10, 20, 30, 40]
-    assert columns["found"] == [True] * 5
-    assert columns["outside_psnr"] == [None] * 5  # identical: JSON has no infinity
-    assert columns["outside_ssim"] == pytest.approx([1.0] * 5)
+    np.testing.assert_allclose(scores.column("to_source_sface"), 1, atol=1e-6)
+    np.testing.assert_allclose(scores.column("to_target_sface"), 0, atol=1e-6)
+    assert columns["frame"].tolist() == [0, 1, 2, 3, 4]
+    assert columns["pts"].tolist() == [0, 10, 20, 30, 40]
+    assert columns["found"].tolist() == [True] * 5
+    assert not np.isfinite(scores.column("outside_psnr")).any()  # identical: JSON has no infinity
+    assert columns["outside_ssim"].tolist() == [1.0] * 5
     summary = summarize({"x": scores}, ["sface"])
     assert summary["identity"]["sface"]["margin"] == pytest.approx(1, abs=1e-6)
     assert summary["outside"]["psnr"] is None
     assert summary["outside"]["ssim"] == pytest.approx(1)
     assert summary["frames"] == {"total": 5, "swapped": 5, "skipped": 0, "flagged": 0, "no_face": 0, "lost": 0}
-    assert summary["clips"]["x"] == {key: value for key, value in summary.items() if key != "clips"}
+    top = ("version", "protocol", "worst", "clips")
+    assert summary["clips"]["x"] == {key: value for key, value in summary.items() if key not in top}
 
 
 def test_a_swap_that_did_nothing() -> None:
@@ -151,10 +160,10 @@ def test_every_frame_is_counted() -> None:
     faces.flags[1] = Flag.PROFILE
     scores = score(target, swapped, faces=faces, done=[True, False, False, True])
     assert scores.counts == {"total": 4, "swapped": 2, "skipped": 1, "flagged": 1, "no_face": 1, "lost": 1}
-    assert scores.columns["frame"] == [0, 3]
-    assert scores.columns["found"] == [True, False]
-    assert scores.columns["to_source_sface"][1] is None
-    assert scores.columns["to_source_sface"][0] == pytest.approx(1, abs=1e-6)
+    assert scores.columns["frame"].tolist() == [0, 3]
+    assert scores.columns["found"].tolist() == [True, False]
+    assert math.isnan(scores.column("to_source_sface")[1])
+    assert scores.column("to_source_sface")[0] == pytest.approx(1, abs=1e-6)
     summary = summarize({"x": scores}, ["sface"])
     assert summary["identity"]["sface"]["n"] == 1
     assert summary["jitter"]["swapped"] == {"second_difference": None, "residual": None}
@@ -162,7 +171,7 @@ def test_every_frame_is_counted() -> None:
 
 def test_another_face_elsewhere_is_not_the_swapped_one() -> None:
     scores = score([scene(GREEN)], [scene(RED, left=110)], faces=faces_at([0]), done=[True])
-    assert scores.columns["found"] == [False]
+    assert scores.columns["found"].tolist() == [False]
 
 
 def test_values_stay_in_their_rows_over_batches_and_misses() -> None:
@@ -171,15 +180,23 @@ def test_values_stay_in_their_rows_over_batches_and_misses() -> None:
     lost = set(range(0, 40, 7))
     swapped = [scene(None if i in lost else (int(red), 210, 0)) for i, red in enumerate(reds)]
     scores = score([scene(GREEN)] * 40, swapped, faces=faces_at(list(range(40))), done=[True] * 40)
-    column = scores.columns["to_source_sface"]
+    column = scores.column("to_source_sface")
     assert len(column) == 40
     for i, (value, red) in enumerate(zip(column, reds, strict=True)):
-        assert value is None if i in lost else value == pytest.approx(red / 255, abs=1e-5)
+        assert math.isnan(value) if i in lost else value == pytest.approx(red / 255, abs=1e-5)
 
 
 def test_videos_of_different_lengths_are_an_error() -> None:
-    with pytest.raises(ValueError, match=r"shorter|longer"):
+    with pytest.raises(
+        MediaError, match=r"^the swapped video: frame 2 is missing in the swapped video; .* run again$"
+    ):
         score([scene(GREEN)] * 3, [scene(RED)] * 2, faces=faces_at([0, 1, 2]), done=[True] * 3)
+
+
+def test_videos_of_different_size_are_an_error() -> None:
+    small = np.ascontiguousarray(scene(RED)[:60, :80])
+    with pytest.raises(MediaError, match=r"^the swapped video: is 80x60 with a mask of 160x120, .* target is 160x120"):
+        score([scene(GREEN)], [small], faces=faces_at([0]), done=[True])
 
 
 def test_a_mask_over_the_whole_frame_leaves_no_outside() -> None:
@@ -192,8 +209,9 @@ def test_a_mask_over_the_whole_frame_leaves_no_outside() -> None:
         [Judge(fake, SOURCE, TARGET)],
         (fake, fake, 1),
     )
-    assert scores.columns["outside_psnr"] == [None]
-    assert scores.columns["outside_ssim"] == [None]
+    assert math.isnan(scores.column("outside_psnr")[0])
+    assert math.isnan(scores.column("outside_ssim")[0])
+    assert summarize({"x": scores}, ["sface"])["missing"]["outside.psnr"] == "no pixel lies outside of a mask"
 
 
 def test_the_same_identity_swap_is_scored_inside_its_mask() -> None:
@@ -203,24 +221,37 @@ def test_the_same_identity_swap_is_scored_inside_its_mask() -> None:
     rebuilt[45:75, 55:85, 2] += 5
     mask = np.zeros(SIZE, np.float32)
     mask[45:75, 55:85] = 1
-    called = []
-
-    def rebuild(frame: Any) -> Any:
-        called.append(frame.index)
-        return None if frame.index == 2 else (truth, rebuilt, mask)
-
     scores = score(
         [truth] * 4,
         [scene(RED)] * 4,
         faces=faces_at([0, 1, 2, 3]),
         done=[True] * 4,
-        rebuild=rebuild,
-        rebuild_frames=frozenset({1, 2}),
+        same_identity=[(truth, rebuilt, mask), (truth[:9], rebuilt[:9], mask[:9])],  # the second is too small to tell
     )
-    assert called == [1, 2]
     assert len(scores.rebuilt) == 1
     expected = 10 * math.log10(255**2 / (25 / 3))
     assert scores.rebuilt[0][0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_memory_does_not_grow_with_the_pixels_of_a_clip() -> None:
+    """Some kB a frame for its row and landmarks, against 115 of its pictures."""
+
+    def peak(count: int) -> int:
+        def clip(colour: Any) -> Any:
+            for i in range(count):
+                yield SimpleNamespace(index=i, pts=i, time=Fraction(i, 25), image=scene(colour))
+
+        masks: Any = (SimpleNamespace(index=i, pts=i, time=0, image=MASK) for i in range(count))
+        faces, fake = faces_at(list(range(count))), cast("Any", Sees())
+        videos = Triple(clip(GREEN), clip(RED), masks)
+        tracemalloc.start()
+        try:
+            score_clip(videos, faces, np.ones(count, bool), [Judge(fake, SOURCE, TARGET)], (fake, fake, 5))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(480) - peak(120) < 360 * 6_000
 
 
 def test_jitter_of_a_face_that_moves_evenly_is_nothing() -> None:
@@ -265,7 +296,9 @@ def test_a_person_is_embedded_from_at_most_32_faces_over_the_whole_clip() -> Non
             drawn.append(index)
             yield SimpleNamespace(index=index, pts=index, image=scene(RED if index >= 55 else GREEN))
 
-    mean = embed_rows(clip(), faces, fake)
+    rows = embed_rows(clip(), faces, [fake])["sface"]
+    mean = mean_embedding(rows)
+    assert len(rows) == 32
     assert fake.embedded == 32
     assert max(drawn) == 104  # no frame is decoded after the last face
     assert np.linalg.norm(mean) == pytest.approx(1)
@@ -276,24 +309,23 @@ def test_a_person_is_embedded_from_at_most_32_faces_over_the_whole_clip() -> Non
 
 
 def clip_scores(values: list[float | None], *, total: int = 9) -> ClipScores:
-    columns: dict[str, list[Any]] = {
-        "frame": list(range(len(values))),
-        "to_source_irv1": list(values),
-        "to_target_irv1": [None if v is None else v / 2 for v in values],
-        "to_strangers_irv1": [None if v is None else 0.05 for v in values],
-        "outside_psnr": [None if v is None else 40 + v for v in values],
-        "outside_ssim": [0.99 for _ in values],
-    }
-    counts = {"total": total, "swapped": len(values)}
-    return ClipScores(columns, {"swapped": [], "target": []}, [(30.0, 0.9)], counts)
+    scores = ClipScores.of_length(len(values))
+    for row, value in enumerate(values):
+        scores.put(row, {"frame": row, "found": value is not None, "seconds": row / 2, "outside_ssim": 0.99})
+        if value is not None:
+            scores.put(row, {"to_source_irv1": value, "to_target_irv1": value / 2, "to_strangers_irv1": 0.05})
+            scores.put(row, {"outside_psnr": 40 + value})
+    scores.rebuilt = [(30.0, 0.9)]
+    scores.counts = {"total": total, "swapped": len(values)}
+    return scores
 
 
 def test_the_summary_has_medians_over_frames_of_all_clips() -> None:
     clips = {"a": clip_scores([0.1, 0.2, 0.9]), "b": clip_scores([0.8, None])}
     summary = summarize(clips, ["irv1"])
-    assert summary["identity"]["irv1"] == pytest.approx(
-        {"to_source": 0.5, "to_target": 0.25, "margin": 0.25, "floor": 0.05, "n": 4}
-    )
+    expected = {"to_source": 0.5, "to_target": 0.25, "margin": 0.25, "floor": 0.05, "n": 4}
+    identity = summary["identity"]["irv1"]
+    assert {name: identity[name] for name in expected} == pytest.approx(expected)
     assert summary["clips"]["a"]["identity"]["irv1"]["to_source"] == 0.2
     assert summary["clips"]["b"]["identity"]["irv1"]["to_source"] == 0.8
     assert summary["outside"]["psnr"] == pytest.approx(40.5)

@@ -13,6 +13,7 @@ facenet        Inception-ResNet-v1, VGGFace2         512    160x160, area       
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import mobilenet_v2
 
 from facepipe import weights
@@ -119,14 +121,16 @@ def mobilenetv2(path: Path, *, device: str = "cpu") -> FeatureNet:
     The whole image is squeezed into 224x224; features are the mean over the last map, before the classifier.
     """
     with torch.device("meta"):  # no random start, so the caller's random state is left alone
-        net = _loaded(mobilenet_v2(weights=None), path).to(device)
+        net = mobilenet_v2(weights=None)
+    _folded(_loaded(net, path))
+    net.to(device).to(memory_format=torch.channels_last)
     mean = torch.tensor([0.485, 0.456, 0.406], device=device).view(1, 3, 1, 1)
     deviation = torch.tensor([0.229, 0.224, 0.225], device=device).view(1, 3, 1, 1)
 
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         x = F.interpolate(x, (224, 224), mode="bilinear", antialias=True)
-        features = net.features((x / 255 - mean) / deviation).mean((2, 3))  # type: ignore[operator]
-        return features, net.classifier(features).softmax(1)  # type: ignore[operator]
+        features = net.features((x / 255 - mean) / deviation).mean((2, 3))
+        return features, net.classifier(features).softmax(1)
 
     return FeatureNet("mobilenetv2", "MobileNetV2 ImageNet, 224x224 bilinear", 1280, _runner(forward, device))
 
@@ -168,6 +172,18 @@ def _runner(forward: Callable[[Tensor], tuple[Tensor, Tensor]], device: str) -> 
         return Features(values.float().cpu().numpy(), probabilities.float().cpu().numpy())
 
     return run
+
+
+def _folded(net: nn.Module) -> None:
+    """Fold each batch norm into the convolution before it, in place: the same function, half of the time on a CPU."""
+    for block in list(net.modules()):
+        for i, (first, second) in enumerate(itertools.pairwise(block.children())):
+            if (
+                isinstance(block, nn.Sequential)
+                and isinstance(first, nn.Conv2d)
+                and isinstance(second, nn.BatchNorm2d)
+            ):
+                block[i], block[i + 1] = fuse_conv_bn_eval(first, second), nn.Identity()
 
 
 def _loaded(net: nn.Module, path: Path) -> nn.Module:

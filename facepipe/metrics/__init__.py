@@ -23,15 +23,17 @@ from facepipe.metrics.identity import (
     cosine_similarity,
     normalized_distance,
     retrieval_accuracy,
+    retrieval_ranks,
     verification,
 )
 from facepipe.metrics.image import MS_SSIM_WEIGHTS, ms_ssim, mse, psnr, ssim
-from facepipe.metrics.intervals import Interval, bootstrap, half_sampling
+from facepipe.metrics.intervals import Interval, block_bootstrap, bootstrap, half_sampling
 from facepipe.metrics.pose import (
     RIGID_POINTS,
     angle_error,
     expression,
     expression_error,
+    expression_errors,
     perspective_pose,
     pose_error,
 )
@@ -39,6 +41,7 @@ from facepipe.metrics.statistics import FeatureStatistics
 from facepipe.metrics.time import (
     edge_flicker,
     flow_warped_error,
+    flow_warped_errors,
     identity_variance,
     interocular_distance,
     jitter,
@@ -55,13 +58,16 @@ __all__ = [
     "Manifold",
     "Verification",
     "angle_error",
+    "block_bootstrap",
     "bootstrap",
     "cosine_matrix",
     "cosine_similarity",
     "edge_flicker",
     "expression",
     "expression_error",
+    "expression_errors",
     "flow_warped_error",
+    "flow_warped_errors",
     "frechet_distance",
     "frechet_distance_between",
     "frechet_distance_of_features",
@@ -81,6 +87,7 @@ __all__ = [
     "psnr",
     "residual_jitter",
     "retrieval_accuracy",
+    "retrieval_ranks",
     "similarity_jitter",
     "ssim",
     "verification",

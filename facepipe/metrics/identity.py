@@ -20,6 +20,7 @@ __all__ = [
     "cosine_similarity",
     "normalized_distance",
     "retrieval_accuracy",
+    "retrieval_ranks",
     "verification",
 ]
 
@@ -111,6 +112,31 @@ def retrieval_accuracy(
     ValueError
         For lengths that do not match, and a `k` larger than the gallery.
     """
+    ranks = retrieval_ranks(queries, query_labels, gallery, gallery_labels)
+    size = len(np.asarray(gallery_labels))
+    if not top or min(top) < 1 or max(top) > size:
+        raise ValueError(f"top: expected ranks from 1 to {size} (the gallery's size), got {top}")
+    return {k: float((ranks < k).mean()) for k in top}
+
+
+def retrieval_ranks(queries: Any, query_labels: Any, gallery: Any, gallery_labels: Any) -> NDArray[np.int64]:
+    """How many wrong entries of a gallery stand before the first right one, by cosine similarity; for each query.
+
+    Parameters
+    ----------
+    queries, query_labels, gallery, gallery_labels
+        As in `retrieval_accuracy`.
+
+    Returns
+    -------
+    (N,) int64 array
+        From 0, the best, to M, the gallery's size: there is no right entry at all. Ties count against the query.
+
+    Raises
+    ------
+    ValueError
+        For lengths that do not match.
+    """
     similarity = cosine_matrix(queries, gallery)
     query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
     if (query_labels.shape, gallery_labels.shape) != ((similarity.shape[0],), (similarity.shape[1],)):
@@ -118,13 +144,10 @@ def retrieval_accuracy(
             f"expected one label a row, {similarity.shape[0]} and {similarity.shape[1]}, "
             f"got shapes {query_labels.shape} and {gallery_labels.shape}"
         )
-    if not top or min(top) < 1 or max(top) > similarity.shape[1]:
-        raise ValueError(f"top: expected ranks from 1 to {similarity.shape[1]} (the gallery's size), got {top}")
     same = query_labels[:, None] == gallery_labels[None]
     best = np.where(same, similarity, -np.inf).max(axis=1, keepdims=True)
     before = ((similarity >= best) & ~same).sum(axis=1)
-    found = same.any(axis=1)
-    return {k: float((found & (before < k)).mean()) for k in top}
+    return np.asarray(np.where(same.any(axis=1), before, similarity.shape[1]), np.int64)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,9 @@ def mse(a: Any, b: Any, *, mask: Any = None) -> float:
         # OpenCV sums in float64 whatever the input, but squares a root at the end: whole numbers are whole again here.
         total, pixels = cv2.norm(a, b, cv2.NORM_L2SQR), float(a.shape[0] * a.shape[1])
         total = round(total) if a.dtype == np.uint8 else total
+    elif a.dtype == np.uint8 and np.asarray(mask).dtype == np.bool_ and a.shape[2] in (1, 3):
+        chosen = weight_mask(mask, a.shape[:2]).astype(np.uint8)
+        total, pixels = float(round(cv2.norm(a, b, cv2.NORM_L2SQR, chosen))), float(np.count_nonzero(chosen))
     else:
         weights = weight_mask(mask, a.shape[:2])
         total, pixels = 0.0, float(weights.sum())

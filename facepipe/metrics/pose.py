@@ -20,6 +20,7 @@ __all__ = [
     "angle_error",
     "expression",
     "expression_error",
+    "expression_errors",
     "perspective_pose",
     "pose_error",
 ]
@@ -27,6 +28,7 @@ __all__ = [
 RIGID_POINTS = (*range(27, 36), 36, 39, 42, 45)
 """Indices of the iBUG points that the expression hardly moves: the nose, the corners of the eyes."""
 
+_ROWS = 512
 _STEEPEST = 75.0  # degrees between the line of sight and the face beyond which no expression can be read
 
 
@@ -175,14 +177,41 @@ def expression_error(a: Any, b: Any, *, identity: bool = False) -> float:
     ValueError
         As `expression`; for different shapes; for a single frame unless `identity` is set.
     """
-    first, second = expression(a), expression(b)
-    require_same_shape(first, second, "landmark arrays")
+    return float(np.sqrt((expression_errors(a, b, identity=identity) ** 2).mean()))
+
+
+def expression_errors(a: Any, b: Any, *, identity: bool = False) -> Float64:
+    """Root mean square distance of two expressions, pose removed, for each frame.
+
+    Parameters
+    ----------
+    a, b, identity
+        As in `expression_error`, which is the root of the mean of these values' squares.
+
+    Returns
+    -------
+    (...,) float64 array
+        In inter-ocular distances; one value a face, in the order of `a`.
+
+    Raises
+    ------
+    ValueError
+        As `expression_error`.
+    """
+    points = _landmarks68("landmarks", a), _landmarks68("landmarks", b)
+    require_same_shape(*points, "landmark arrays")
+    flat = (each.reshape(-1, 68, 2) for each in points)
+    # In parts: what is worked with on the way is many times the result, and a clip may be long.
+    first, second = (
+        np.concatenate([expression(each[i : i + _ROWS]) for i in range(0, len(each), _ROWS)]) for each in flat
+    )
     if not identity:
-        first, second = first.reshape(-1, 68, 2), second.reshape(-1, 68, 2)
         if len(first) < 2:
             raise ValueError("expected at least 2 frames to take the faces' own shapes off; or pass identity=True")
-        first, second = first - np.median(first, axis=0), second - np.median(second, axis=0)
-    return float(np.sqrt(((first - second) ** 2).sum(axis=-1).mean()))
+        first -= np.median(first, axis=0)
+        second -= np.median(second, axis=0)
+    first -= second
+    return np.asarray(np.sqrt(np.einsum("nij,nij->n", first, first) / 68).reshape(points[0].shape[:-2]))
 
 
 def _landmarks68(name: str, value: Any) -> Float64:

@@ -18,6 +18,7 @@ from facepipe.types import Image
 __all__ = [
     "edge_flicker",
     "flow_warped_error",
+    "flow_warped_errors",
     "identity_variance",
     "interocular_distance",
     "jitter",
@@ -209,18 +210,34 @@ def flow_warped_error(frames: Iterable[Any], *, reference: Iterable[Any] | None 
     al. 2016 (DIS) in OpenCV's medium preset; a pixel counts as hidden by eq. (5) of Ruder, Dosovitskiy, Brox 2016,
     arXiv:1604.08610.
     """
+    return _flow_errors(_together(frames, reference, masks), ("frame",))[0]
+
+
+def flow_warped_errors(frames: Iterable[Any], reference: Iterable[Any], *, masks: Any = None) -> tuple[float, float]:
+    """`flow_warped_error` of `frames` and of `reference`, both along the flow of `reference`, which is found once.
+
+    Parameters and errors as there; the second value is what the first is to be compared with.
+    """
+    first, second = _flow_errors(_together(frames, reference, masks), ("frame", "reference"))
+    return first, second
+
+
+def _flow_errors(moments: Iterable[_Moment], names: tuple[str, ...]) -> list[float]:
+    """The error of each of the named pictures of successive moments."""
     solver = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    total = weight = 0.0
-    for before, after in itertools.pairwise(_together(frames, reference, masks)):
+    totals, weight = [0.0] * len(names), 0.0
+    for before, after in itertools.pairwise(moments):
         first, second = (cv2.cvtColor(x.reference, cv2.COLOR_RGB2GRAY) for x in (before, after))
         forward, backward = _flow(solver, first, second), _flow(solver, second, first)
         weights = before.mask * _visible(forward, backward)
-        difference = (_sampled(after.frame, forward) - before.frame.astype(np.float32)) / 255
-        total += float(np.einsum("hw,hwc,hwc->", weights, difference, difference, dtype=np.float64)) / 3
         weight += float(weights.sum(dtype=np.float64))
+        for i, name in enumerate(names):
+            old, new = getattr(before, name), getattr(after, name)
+            difference = (_sampled(new, forward) - old.astype(np.float32)) / 255
+            totals[i] += float(np.einsum("hw,hwc,hwc->", weights, difference, difference, dtype=np.float64)) / 3
     if not weight:
         raise ValueError("expected at least 2 frames that show a common pixel under the mask, got none")
-    return total / weight
+    return [total / weight for total in totals]
 
 
 def edge_flicker(
