@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import c2pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facepipe import __version__
 from facepipe.errors import MediaError
-from facepipe.provenance import TAG, label, read_label
+from facepipe.provenance import TAG, label, read_label, source_type, statement_of
 from facepipe.video import read_metadata
 
 JSON = st.recursive(
@@ -38,8 +40,25 @@ def test_a_label_is_a_sentence_and_json(facts: dict[str, Any]) -> None:
 def test_what_it_says() -> None:
     statement = json.loads(label(method="procrustes")[TAG])
     assert statement["software"] == f"facepipe {__version__}"
-    assert statement["digital_source_type"].endswith("/compositeWithTrainedAlgorithmicMedia")
     assert label(a=1, b=2) == label(b=2, a=1)  # equal runs make equal bytes
+
+
+@pytest.mark.parametrize(
+    ("method", "term"),
+    [
+        ("procrustes", "compositeCapture"),
+        ("eigenface", "compositeWithTrainedAlgorithmicMedia"),
+        ("gan", "compositeWithTrainedAlgorithmicMedia"),
+        (None, "compositeWithTrainedAlgorithmicMedia"),
+    ],
+)
+def test_the_source_type_is_one_of_iptc_s(method: str | None, term: str) -> None:
+    """C2PA's library knows the same names."""
+    assert source_type(method) == f"http://cv.iptc.org/newscodes/digitalsourcetype/{term}"
+    assert re.sub(r"(?<!^)(?=[A-Z])", "_", term).upper() in c2pa.C2paDigitalSourceType.__members__
+    statement = statement_of(label(method=method))
+    assert statement is not None
+    assert statement["digital_source_type"] == source_type(method)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
