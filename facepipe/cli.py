@@ -1,6 +1,6 @@
 """The command line. Results go to standard output, everything else to standard error.
 
-Exit codes: 0 all done; 1 some clip failed, or something is missing; 2 the call itself is wrong.
+Exit codes: 0 all done; 1 some clip failed, or something is missing; 2 the call itself is wrong; 130 stopped.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,10 +21,16 @@ from facepipe.errors import FacepipeError, UsageError
 
 __all__ = ["app", "main"]
 
+_EXIT_CODES = (
+    "Exit codes: 0 all done; 1 some clip failed, or something is missing; 2 the call itself is wrong; "
+    "130 stopped by Ctrl-C."
+)
+
 app = typer.Typer(
     name="facepipe",
     help="Swap one person's face into another's video for research, and measure what that did.\n\n"
     "Start with: facepipe demo",
+    epilog=_EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -55,6 +62,26 @@ TargetPerson = Annotated[
     Path | None, typer.Option("--target-person", help="Picture of the person to replace, when several are seen.")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+RequireConsent = Annotated[
+    bool,
+    typer.Option(
+        "--require-consent", help="Refuse to start while the ledger does not say whose faces by whose leave."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Do so many clips at a time, each in a process with its own nets; results are the same. Default 1: here.",
+    ),
+]
+Engine = Annotated[str | None, typer.Option("--engine", help="What runs the workers: local, this machine.")]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Detect, align or swap only the I-th of N parts of the target clips."),
+]
+LogJson = Annotated[bool, typer.Option("--log-json", help="A line of JSON for each event on stderr, and no bars.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
@@ -76,40 +103,60 @@ def _stage(
     as_json: bool,
     quiet: bool,
     method: str | None = None,
+    protocol: str | None = None,
+    *,
+    engine: dict[str, Any],
+    log_json: bool,
 ) -> None:
-    """Call one function of the pipeline and print what came of it."""
+    """Call one function of the pipeline and print what came of it; `engine` are settings of that section."""
     from facepipe import pipeline
-    from facepipe.console import FrameProgress
+    from facepipe.console import FrameProgress, JsonProgress
 
     given = list(overrides or [])
     given += [f"swap.source_person={json.dumps(str(source_person))}"] if source_person else []
     given += [f"swap.method={method}"] if method else []
+    given += [f"score.protocol={protocol}"] if protocol else []
     given += [f"swap.target_person={json.dumps(str(target_person))}"] if target_person else []
-    resolved = pipeline.resolve(config, given, source=source, target=target, out=out, device=device)
-    with FrameProgress(_stderr, quiet=quiet or as_json) as progress:
-        result = getattr(pipeline, name)(resolved, progress=progress)
-    _report(result, as_json=as_json, quiet=quiet)
+    given += [f"engine.{key}={json.dumps(value)}" for key, value in engine.items() if value is not None]
+    events = JsonProgress(sys.stderr) if log_json else None
+    try:
+        resolved = pipeline.resolve(config, given, source=source, target=target, out=out, device=device)
+        with events or FrameProgress(_stderr, quiet=quiet or as_json) as progress:
+            result = getattr(pipeline, name)(resolved, progress=progress)
+    except FacepipeError as exc:
+        if events is None:
+            raise
+        events.event("error", reason=str(exc), exit_code=exc.exit_code)
+        raise typer.Exit(exc.exit_code) from exc
+    if events is not None:
+        events.outcomes(result)
+    _report(result, as_json=as_json, quiet=quiet, told=events is not None)
 
 
-def _report(result: Any, *, as_json: bool, quiet: bool) -> None:
-    from facepipe.console import outcome_table, scores_table
+def _report(result: Any, *, as_json: bool, quiet: bool, told: bool = False) -> None:
+    """Print a result; `told` when standard error has heard of it."""
+    from facepipe.console import outcome_table, scores_table, stage_table
 
     if as_json:
         outcomes = [
             {name: getattr(outcome, name) for name in outcome.__dataclass_fields__} for outcome in result.outcomes
         ]
-        print_json(
-            {"out": str(result.out), "outcomes": outcomes, "warnings": result.warnings, "scores": result.scores}
-        )
+        report = None if result.report is None else str(result.report)
+        facts = {"outcomes": outcomes, "warnings": result.warnings, "scores": result.scores, "report": report}
+        facts["seconds"] = result.seconds
+        print_json({"out": str(result.out), **facts})
     else:
-        if not quiet:
+        if not (quiet or told):
             _stderr.print(outcome_table(result))
-        for warning in result.warnings:
+            _stderr.print(stage_table(result))
+        for warning in () if told else result.warnings:
             _stderr.print(f"[yellow]note[/] {warning}", highlight=False)
         if result.scores:
             _stdout.print(scores_table(result.scores))
+        if result.report is not None:
+            sys.stdout.write(f"look at {result.report}\n")
     if result.failed:
-        for outcome in result.failed:
+        for outcome in () if told else result.failed:
             _fail(outcome.reason)
         raise typer.Exit(1)
 
@@ -136,19 +183,27 @@ def _add_stage(name: str, help_text: str) -> None:
         target_person: TargetPerson = None,
         method: Method = None,
         device: Device = None,
+        consent: RequireConsent = False,
+        workers: Workers = None,
+        engine: Engine = None,
+        shard: Shard = None,
+        log_json: LogJson = False,
         as_json: Json = False,
         quiet: Quiet = False,
     ) -> None:
         people = (source_person, target_person)
-        _stage(name, source, target, out, config, overrides, *people, device, as_json, quiet, method)
+        given = [*(overrides or []), *(["ledger.required=true"] if consent else [])]
+        how = {"kind": engine, "workers": workers, "shard": shard}
+        common = (source, target, out, config, given, *people, device, as_json, quiet, method)
+        _stage(name, *common, engine=how, log_json=log_json)
 
     command.__doc__ = help_text
-    app.command(name)(command)
+    app.command(name, epilog=_EXIT_CODES)(command)
 
 
 _add_stage(
     "run",
-    "Detect, align, swap and score: the whole pipeline.\n\n"
+    "Detect, align, swap, score and report: the whole pipeline.\n\n"
     "facepipe run --source DIR --target DIR --out RUN\n\n"
     "Run it again and only what changed is done; kill it and the same command goes on.",
 )
@@ -164,7 +219,7 @@ _add_stage(
 _add_stage("swap", "Put the source person's face into every target clip: RUN/swapped/CLIP.mp4.")
 
 
-@app.command()
+@app.command(epilog=_EXIT_CODES)
 def score(
     source: Source = None,
     target: Target = None,
@@ -175,8 +230,15 @@ def score(
     target_person: TargetPerson = None,
     method: Method = None,
     device: Device = None,
+    workers: Workers = None,
+    engine: Engine = None,
+    log_json: LogJson = False,
     as_json: Json = False,
     quiet: Quiet = False,
+    protocol: Annotated[
+        str | None,
+        typer.Option("--protocol", help="What is measured on which frames: facepipe, ffpp-10, pose-degrees."),
+    ] = None,
     pred: Annotated[Path | None, typer.Option("--pred", help="Folder of images to score, without a run.")] = None,
     ref: Annotated[Path | None, typer.Option("--ref", help="Folder of images to score them against.")] = None,
     metrics: Annotated[
@@ -196,13 +258,14 @@ def score(
 ) -> None:
     """Measure the swapped videos of a run, or any two folders of images.
 
-    facepipe score --out RUN: RUN/scores.json and RUN/scores.parquet.
+    facepipe score --out RUN --protocol facepipe: RUN/scores.json and RUN/scores.parquet.
 
     facepipe score --pred DIR --ref DIR --metrics psnr,ssim,frechet: images matched by name.
     """
     if pred is None and ref is None:
         people = (source_person, target_person)
-        _stage("score", source, target, out, config, overrides, *people, device, as_json, quiet, method)
+        common = (source, target, out, config, overrides, *people, device, as_json, quiet, method, protocol)
+        _stage("score", *common, engine={"kind": engine, "workers": workers}, log_json=log_json)
         return
     if pred is None or ref is None:
         raise UsageError("--pred and --ref go together: two folders of images")
@@ -224,6 +287,67 @@ def score(
 
 
 @app.command()
+def report(
+    out: Annotated[Path, typer.Option("--out", help="The run folder, finished or not.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put all of a run on one page that needs no network: RUN/report.html.
+
+    facepipe report --out RUN: what was made from what, the numbers and their meaning, frames before and after, curves
+    over time, the worst frames. What the run does not hold yet is said there.
+    """
+    from facepipe.console import FrameProgress
+    from facepipe.report import write_report
+
+    with FrameProgress(_stderr, quiet=quiet or as_json) as progress:
+        page = write_report(out, progress=progress)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        sys.stdout.write(f"look at {page}\n")
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN RUN ...", help="Scored run folders; the first is the base.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page to write; comparison.html here, if no format is asked for.")
+    ] = None,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print a LaTeX table (booktabs).")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare runs frame by frame: paired differences to the first run, with 95 % intervals, and a page to look at.
+
+    facepipe compare RUN-A RUN-B RUN-C: on the frames of the clips that all of them have scored.
+    """
+    from facepipe.compare import compare_runs, to_csv, to_json, to_latex, write_comparison
+    from facepipe.console import FrameProgress, comparison_table
+
+    if as_json + as_csv + as_latex > 1:
+        raise UsageError("--json, --csv and --latex exclude each other: one of them is printed")
+    plain = as_json or as_csv or as_latex
+    comparison = compare_runs(runs)
+    if as_json:
+        print_json(to_json(comparison))
+    elif plain:
+        sys.stdout.write(to_csv(comparison) if as_csv else to_latex(comparison))
+    else:
+        _stdout.print(comparison_table(comparison))
+        for note in comparison.notes:
+            _stderr.print(f"[yellow]note[/] {note}", highlight=False, markup=True)
+    if out is not None or not plain:
+        with FrameProgress(_stderr, quiet=quiet or plain) as progress:
+            page = write_comparison(comparison, out or Path("comparison.html"), progress=progress)
+        if not plain:
+            sys.stdout.write(f"look at {page}\n")
+
+
+@app.command()
 def preview(
     run: RunFolder,
     clip: Annotated[
@@ -235,8 +359,8 @@ def preview(
         str | None,
         typer.Option(
             "--overlay",
-            help="Some of landmarks, mask, box, flags; with commas. By default mask,flags of a swapped clip, and "
-            "landmarks,box,flags of one that is not swapped yet.",
+            help="Some of landmarks, mask, box, flags, truth; with commas. By default mask,flags of a swapped clip, "
+            "and landmarks,box,flags of one that is not swapped yet.",
         ),
     ] = None,
     whole: Annotated[bool, typer.Option("--whole", help="Whole frames, not only around the face.")] = False,
@@ -278,7 +402,8 @@ def faces(
     run: RunFolder,
     side: SideOption = None,
     sort: Annotated[
-        str | None, typer.Option("--sort", help="Order of the faces: yaw, sharpness, size, similarity or light.")
+        str | None,
+        typer.Option("--sort", help="By yaw, pitch, sharpness, size, similarity, light or confidence."),
     ] = None,
     least: Annotated[float | None, typer.Option("--min", help="Least value of what is sorted by.")] = None,
     most: Annotated[float | None, typer.Option("--max", help="Greatest value of what is sorted by.")] = None,
@@ -343,21 +468,32 @@ def export(
 
 @app.command()
 def verify(
-    files: Annotated[list[Path], typer.Argument(help="Videos, or folders of them.")], as_json: Json = False
+    files: Annotated[list[Path], typer.Argument(help="Videos, or folders of them.")],
+    trust: Annotated[
+        Path | None, typer.Option("--trust", help="Root certificates in PEM that the signer's must lead to.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Say of each video whether facepipe labelled it as swapped. Exit code 1 when one carries no label."""
-    from facepipe.provenance import read_label
+    """Say of each video who signed it, what was done, and whether it was altered since.
+
+    facepipe verify RUN/swapped
+
+    Exit code: 0 all labelled and intact; 1 one without a label; 3 one altered; 4 one unreadable; 5 one with a plain
+    label but without signature; 6 one not signed by whom --trust names. Of several the gravest: 3, 6, 4, 5, 1.
+    """
+    from facepipe.provenance import EXIT_CODES, check, read_roots, worst
     from facepipe.video import find_clips
 
-    labels = {str(clip.path): read_label(clip.path) for file in files for clip in find_clips(file)}
+    roots = None if trust is None else read_roots(trust)
+    clips = [clip for file in files for clip in find_clips(file) if clip.kind == "video" or not file.is_dir()]
+    if not clips:
+        raise UsageError(f"{files[0]}: no video in it")
+    verdicts = [check(clip.path, trust=roots) for clip in clips]
     if as_json:
-        print_json(labels)
+        print_json({verdict.path: asdict(verdict) for verdict in verdicts})
     else:
-        for path, label in labels.items():
-            what = "no label" if label is None else f"swapped by {label.get('software')}, method {label.get('method')}"
-            sys.stdout.write(f"{path}: {what}\n")
-    if None in labels.values():
-        raise typer.Exit(1)
+        sys.stdout.writelines(f"{verdict.sentence()}\n" for verdict in verdicts)
+    raise typer.Exit(EXIT_CODES[worst(verdicts)])
 
 
 @app.command()

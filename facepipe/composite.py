@@ -58,11 +58,14 @@ class Region:
         Where in the frame.
     mask : (h, w) float32 array
         The soft mask that was used, 0 to 1; the frame is untouched where it is 0.
+    face : (h, w, 3) uint8 array
+        RGB: what was blended into the frame there, in the frame's colours, blur and grain.
     """
 
     rows: slice
     columns: slice
     mask: NDArray[np.float32]
+    face: Image
 
 
 class Compositor:
@@ -99,7 +102,7 @@ class Compositor:
         rows, columns = _bounds(patch, frame.shape[:2])
         background = frame[rows, columns]
         if not background.size:  # the patch lies beside the frame
-            return frame.copy(), Region(rows, columns, np.zeros(background.shape[:2], np.float32))
+            return frame.copy(), Region(rows, columns, np.zeros(background.shape[:2], np.float32), background)
         face, mask = _place(patch, rows, columns)
         width = float(np.sqrt(mask.sum()))
         feather = max(2.0, self._config.feather * width)
@@ -110,7 +113,7 @@ class Compositor:
                 face = self._textured(face, background, soft, index)
         result = frame.copy()
         result[rows, columns] = self._blended(face, background, soft)
-        return result, Region(rows, columns, soft)
+        return result, Region(rows, columns, soft, face)
 
     def _colored(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
         """The face in the colours of what it covers."""

@@ -6,12 +6,14 @@ A TOML file, ``--set section.key=value`` on the command line and keyword argumen
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from facepipe.errors import ConfigError
 
@@ -19,14 +21,20 @@ __all__ = [
     "AlignConfig",
     "AugmentConfig",
     "Config",
+    "CredentialsConfig",
     "DetectConfig",
+    "EngineConfig",
+    "LedgerConfig",
     "LedgerEntry",
     "LimitsConfig",
     "LossWeights",
+    "ProtocolName",
     "ScheduleConfig",
     "ScoreConfig",
+    "SelectConfig",
     "SwapConfig",
     "TrainConfig",
+    "WeightsEntry",
     "build",
     "load",
     "to_toml",
@@ -67,8 +75,12 @@ class DetectConfig(_Section):
     """Least confidence of the detector."""
     max_side: Annotated[int, Field(ge=64)] = 640
     """Longest side of the picture that the detector sees."""
-    stride: Annotated[int, Field(ge=1, le=250)] = 5
+    stride: Annotated[int, Field(ge=1, le=250)] = 8
     """The detector looks at every n-th frame, and at each one where a track is in doubt; 1 is every frame."""
+    memory: Annotated[int, Field(ge=0, le=10_000)] = 50
+    """Frames after which a face that comes back begins a new track, whoever it is; a cut always begins one."""
+    fill: Annotated[int, Field(ge=0, le=1_000)] = 8
+    """Gaps of a track up to so many frames get interpolated faces, flagged as filled; 0 leaves them."""
     embedder: Literal["irv1", "sface", "none"] = "irv1"
     """Identity net whose embeddings stand in faces.parquet."""
 
@@ -116,9 +128,16 @@ class SwapConfig(_Section):
     """Give the swapped face the blur and the grain of the frame where it is sharper or cleaner."""
     feather: Annotated[float, Field(ge=0, le=0.5)] = 0.04
     """Width of the mask's soft edge, as a fraction of the face's width."""
+    forehead: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    """procrustes: how far the swapped face reaches above the brows, in distances from there to the bottom of the nose;
+    1 is the hairline of the canon, and the mesh reaches .47 by itself. auto is .65 for landmarks that end at the
+    brows, and no more than the mesh has."""
     occlusion: bool = True
     """What is in front of the target's face stays in front, as far as it can be told: a hand, hair, a microphone."""
-    skip: tuple[Literal["profile", "blurred", "cut_off", "misfit", "small"], ...] = ("profile", "misfit")
+    blend_truth: bool = False
+    """Also write what each frame was blended from, for research on detection, to ``RUN/blend/<clip>``: the soft mask
+    in 16 bits, the face before it was blended, its matrix and its source frame. See docs/blend-truth.md."""
+    skip: tuple[Literal["profile", "blurred", "cut_off", "misfit", "small", "filled"], ...] = ("profile", "misfit")
     """Faces with one of these flags are not swapped; the frame stays untouched and is counted as skipped."""
     codec: Literal["h264", "lossless"] = "h264"
     """h264 plays everywhere; lossless (H.264 RGB, crf 0) keeps every composited value."""
@@ -128,6 +147,63 @@ class SwapConfig(_Section):
         "veryfast"
     )
     """Effort of x264: slower makes smaller files of the same quality."""
+
+
+Range = tuple[float, float]
+"""Least and greatest value, both allowed; ``inf`` and ``-inf`` are no limit."""
+
+
+class SelectConfig(_Section):
+    """Rules for faces: those beyond a range are not learned from and give no source face. None by default.
+
+    Each is ``[least, greatest]``, e.g. ``sharpness = [6, inf]``. How many faces each rule drops is reported. The
+    measures are those of ``facepipe faces --sort``, which shows what a range would leave.
+    """
+
+    yaw: Range | None = None
+    """Degrees to the side."""
+    pitch: Range | None = None
+    """Degrees up or down."""
+    sharpness: Range | None = None
+    """Standard deviation of the Laplacian in the crop, in grey levels."""
+    size: Range | None = None
+    """Side of a square of the face box's area, in pixels of the frame."""
+    similarity: Range | None = None
+    """Cosine to the mean embedding of the person (`detect.embedder`)."""
+    light: Range | None = None
+    """Mean grey level of the crop's inner half, 0 to 255."""
+    confidence: Range | None = None
+    """The detector's confidence, 0 to 1."""
+    swap: bool = False
+    """Also leave the target's faces beyond these ranges as they are; those frames count as skipped."""
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The rules that are set."""
+        return {name: given for name in _POSSIBLE if (given := getattr(self, name)) is not None}
+
+    @field_validator("yaw", "pitch", "sharpness", "size", "similarity", "light", "confidence")
+    @classmethod
+    def _can_be_kept(cls, given: Range | None, info: ValidationInfo) -> Range | None:
+        low, high = _POSSIBLE[str(info.field_name)]
+        if given is None:
+            return None
+        if not given[0] <= given[1]:
+            raise ValueError("expected [least, greatest], the least first")
+        if given[1] < low or given[0] > high:
+            raise ValueError(f"no face can be kept: {info.field_name} lies between {low:g} and {high:g}")
+        return given
+
+
+_POSSIBLE: Mapping[str, Range] = {
+    "yaw": (-180, 180),
+    "pitch": (-180, 180),
+    "sharpness": (0, math.inf),
+    "size": (0, math.inf),
+    "similarity": (-1, 1),
+    "light": (0, 255),
+    "confidence": (0, 1),
+}
 
 
 class LossWeights(_Section):
@@ -186,7 +262,8 @@ class AugmentConfig(_Section):
     warp: Annotated[float, Field(ge=0)] = 0.01
     """Random warp of the input, its target left un-warped; share of the side."""
     warp_to_other: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the inputs that are warped to landmarks of the other person (of near pose)."""
+    """Share of the inputs that are warped to landmarks of the other person (of near pose). Only with the view crop:
+    textures have one shape already."""
     color: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of the faces that get the colours of one of the other person's."""
     gain: Annotated[float, Field(ge=0)] = 0.03
@@ -253,15 +330,58 @@ class TrainConfig(_Section):
     augment: AugmentConfig = AugmentConfig()
 
 
+ProtocolName = Literal["facepipe", "ffpp-10", "pose-degrees", "pose-logits"]
+"""Ways to measure; see `facepipe.evaluation.protocols`."""
+
+
 class ScoreConfig(_Section):
     """What is measured."""
 
+    protocol: ProtocolName = "facepipe"
+    """Preset of measures and frames; see docs/evaluation.md."""
     nets: tuple[Literal["irv1", "sface"], ...] = ("irv1", "sface")
     """Identity nets; the procedure asks for two, one of which took no part in making the swap."""
     reconstruct_frames: Annotated[int, Field(ge=0)] = 24
     """Frames a clip, evenly spaced, on which the same-identity swap is measured; 0 leaves it out."""
     reconstruct_gap: Annotated[float, Field(ge=0)] = 0.5
     """Seconds around a frame that may not be its own source in the same-identity swap."""
+    features: Literal["mobilenetv2", "inception", "facenet", "none"] = "mobilenetv2"
+    """Net of the distances between sets of faces; inception needs weights of your own; none leaves them out."""
+    worst: Annotated[int, Field(ge=0, le=1000)] = 12
+    """How many of the worst frames are listed."""
+
+
+class EngineConfig(_Section):
+    """How the work is done; results do not depend on it, and a run folder does not remember it."""
+
+    kind: Literal["local"] = "local"
+    """local: processes of this machine."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes that do clips side by side, each with its own nets; 1 is the calling process alone. Training is always
+    done there."""
+    shard: str | None = None
+    """i/n: only the i-th of n parts of the target clips, 1/n to n/n, beside other processes that do the other parts in
+    the same run folder. For detect, align and swap; train and score are done without it afterwards."""
+
+    @field_validator("shard")
+    @classmethod
+    def _is_a_part(cls, shard: str | None) -> str | None:
+        if shard is None:
+            return None
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", shard)
+        if match is None:
+            raise ValueError("expected i/n, e.g. 1/8")
+        if not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"expected 1/{match[2]} to {match[2]}/{match[2]}")
+        return shard
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """The shard's number from 0 on, and how many there are."""
+        if self.shard is None:
+            return None
+        number, count = map(int, self.shard.split("/"))
+        return number - 1, count
 
 
 class LedgerEntry(_Section):
@@ -275,6 +395,38 @@ class LedgerEntry(_Section):
     """Under which licence."""
     consent: str = ""
     """Reference of the consent."""
+
+
+class WeightsEntry(_Section):
+    """Where a net's weights come from; what is empty is taken from the catalogue."""
+
+    origin: str = ""
+    """Where the file comes from."""
+    licence: str = ""
+    """Under which licence."""
+
+
+class LedgerConfig(_Section):
+    """Whose faces and whose weights; it goes into manifest.json and onto the report. See docs/labels.md."""
+
+    required: bool = False
+    """Refuse to start while an entry is missing, as --require-consent does."""
+    source: LedgerEntry = LedgerEntry()
+    target: LedgerEntry = LedgerEntry()
+    weights: dict[str, WeightsEntry] = Field(default_factory=dict)
+    """By name of the catalogue, e.g. [ledger.weights.yunet]."""
+
+
+class CredentialsConfig(_Section):
+    """Who signs the content credentials of swapped videos; without, a certificate made on first use."""
+
+    certificate: Path | None = None
+    """Certificate chain in PEM, the signer's certificate first."""
+    key: Path | None = None
+    """Its private key in PEM, without a password."""
+    timestamps: str | None = None
+    """Address of a time-stamp authority (RFC 3161); without, signing needs no network, and nobody vouches for the
+    time."""
 
 
 class Config(_Section):
@@ -293,10 +445,13 @@ class Config(_Section):
     limits: LimitsConfig = LimitsConfig()
     detect: DetectConfig = DetectConfig()
     align: AlignConfig = AlignConfig()
+    select: SelectConfig = SelectConfig()
     train: TrainConfig = TrainConfig()
     swap: SwapConfig = SwapConfig()
     score: ScoreConfig = ScoreConfig()
-    ledger: dict[Literal["source", "target"], LedgerEntry] = Field(default_factory=dict)
+    engine: EngineConfig = EngineConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    credentials: CredentialsConfig = CredentialsConfig()
 
 
 def build(data: Mapping[str, Any], overrides: Iterable[str] = (), *, origin: str = "config") -> Config:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from facepipe import pipeline, weights
+from facepipe.compare import compare_runs, write_comparison
 from facepipe.viewer import preview
 
 __all__ = ["CLIPS", "Method", "run_demo"]
@@ -47,7 +48,7 @@ def run_demo(
     results : list of Result
         One a run.
     pictures : list of Path
-        A contact sheet and a swapped video for each.
+        A contact sheet and a swapped video for each; the comparison of the methods; the last report.
 
     Raises
     ------
@@ -73,4 +74,9 @@ def run_demo(
         sheet = out / f"{name}.png"
         preview(out / name, out=sheet)
         pictures += [sheet, swapped]
+    one_way = [result.out for result, (source, *_) in zip(results, runs, strict=True) if source == CLIPS[0]]
+    if len(one_way) > 1 and not any(result.failed for result in results):
+        pictures.append(write_comparison(compare_runs(one_way), out / "comparison.html", progress=progress))
+    if (report := results[-1].report) is not None:
+        pictures.append(report)
     return results, pictures

@@ -17,6 +17,7 @@
     │   └── CheckpointError        a checkpoint is damaged, or belongs to another net  (also ValueError)
     ├── RunFolderError             the run folder is of another version, or not one
     │   └── RunFolderBusyError     another process works in it
+    ├── EngineError                worker processes cannot be started
     └── ClipsFailedError           the work is done but for some clips           exit code 1
 
 Whoever catches `FacepipeError` catches them all; those that also are a standard-library class can be
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "ContainerError",
     "DegenerateLandmarksError",
+    "EngineError",
     "FacepipeError",
     "MediaError",
     "MediaLimitError",
@@ -109,6 +111,10 @@ class RunFolderError(FacepipeError):
 
 class RunFolderBusyError(RunFolderError):
     """Another live process works in the run folder."""
+
+
+class EngineError(FacepipeError):
+    """Worker processes cannot be started."""
 
 
 class ClipsFailedError(FacepipeError):

@@ -1,9 +1,9 @@
 """Finds faces in successive frames and follows them.
 
 The detector looks at every n-th frame. Between two looks each face is followed by its landmarks, and what was
-followed counts only if both looks agree on who is there and nothing was in doubt on the way; otherwise the detector
-looks at each frame of the stretch. So the stride changes the speed and, but for faces that come and go between two
-looks, not the faces.
+followed counts only if both looks agree on who is there and nothing was in doubt on the way, as faces that overlap
+are; otherwise the detector looks at each frame of the stretch. So the stride changes the speed and, but for faces that
+come and go between two looks, not the faces.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from facepipe.video import Frame
 __all__ = ["Finder", "Found", "Models", "load_models"]
 
 _PATCH = 24
+_OVERLAP = 0.02  # overlap of two boxes (IoU) from which on the detector looks at every frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,8 @@ class Finder:
             return None
         tracks, patches, result = self._tracks, self._patches, []
         for frame in stretch:
+            if _mixed(_boxes(tracks)).any():
+                return None
             tracks = [_carry(track, self._landmarker.follow(frame.image, track.fit)) for track in tracks]
             fresh = [_patch(frame.image, track.fit) for track in tracks]
             if any(_doubtful(old, new) for old, new in zip(patches, fresh, strict=True)):
@@ -132,12 +135,16 @@ class Finder:
         """Go to a frame in which the detector has looked: follow, match, seed what is new, drop what is gone."""
         tracks = self._tracks
         if self._landmarker.follows:
-            tracks = [_carry(track, self._landmarker.follow(frame.image, track.fit)) for track in tracks]
+            tracks = [
+                track if beside else _carry(track, self._landmarker.follow(frame.image, track.fit))
+                for track, beside in zip(tracks, _mixed(_boxes(tracks)), strict=True)
+            ]
         pairs = {column: row for row, column in _match(tracks, seen).items()}
+        mixed = _mixed(seen.boxes)
         fresh = []
         for i, (box, score) in enumerate(zip(seen.boxes, seen.scores, strict=True)):
             known = tracks[pairs[i]] if i in pairs else None
-            if known is not None and self._landmarker.follows:
+            if known is not None and self._landmarker.follows and not mixed[i]:
                 fit = known.fit
             else:
                 fit = self._landmarker.fit(frame.image, box)
@@ -182,13 +189,25 @@ def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9))
 
 
+def _boxes(tracks: list[Found]) -> NDArray[np.float32]:
+    return np.array([track.box for track in tracks], np.float32).reshape(-1, 4)
+
+
+def _mixed(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N,) bool: boxes that share something with another.
+
+    A fit that is followed there may go over to the other face, and take its box along: look instead.
+    """
+    return np.asarray((_iou(boxes, boxes) > _OVERLAP).sum(1) > 1)
+
+
 def _match(tracks: list[Found], seen: Detections) -> dict[int, int]:
     """Track -> detection by the best total overlap; a fit whose centre has left its box is no match."""
     if not tracks or not len(seen):
         return {}
     from scipy.optimize import linear_sum_assignment  # a third of a second, at every start of the command line
 
-    overlap = _iou(np.stack([track.box for track in tracks]), seen.boxes)
+    overlap = _iou(_boxes(tracks), seen.boxes)
     pairs = {}
     for row, column in zip(*linear_sum_assignment(-overlap), strict=True):
         centre = _points(tracks[row].fit).mean(0)

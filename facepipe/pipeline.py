@@ -7,13 +7,15 @@ reason.
 
 from __future__ import annotations
 
+import math
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -22,10 +24,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from facepipe import __version__, weights
+from facepipe import __version__, evaluation, truth, weights
 from facepipe.backends.embedders import Embedder, InceptionResnetV1, load_embedder
 from facepipe.composite import Compositor
-from facepipe.config import Config, build, load, to_toml
+from facepipe.config import Config, EngineConfig, build, load, to_toml
+from facepipe.engine import Died, Pool, Tell
 from facepipe.errors import (
     ContainerError,
     DegenerateLandmarksError,
@@ -34,20 +37,36 @@ from facepipe.errors import (
     NoFaceError,
     RunFolderError,
     UsageError,
+    WeightsMissingError,
 )
 from facepipe.finder import Models, load_models
 from facepipe.methods.bank import ChosenCrops, SourceBank
 from facepipe.methods.faceset import FaceSet, find_twins, held_out
 from facepipe.methods.occlusion import Occlusion, WithOcclusion
-from facepipe.methods.plan import Plan
+from facepipe.methods.plan import Plan, rows_to_swap
 from facepipe.methods.procrustes import plan_procrustes
 from facepipe.people import mean_embedding, person_rows
-from facepipe.provenance import label
+from facepipe.provenance import (
+    Identity,
+    Input,
+    consent_note,
+    label,
+    label_video,
+    ledger_of,
+    load_identity,
+    prove,
+    require_consent,
+    sidecar_of,
+    statement_of,
+    weight_names,
+)
+from facepipe.report import write_report
+from facepipe.selection import Selection, select
 from facepipe.stages import score as scoring
 from facepipe.stages.align import align_faces
 from facepipe.stages.detect import detect_faces
 from facepipe.stages.swap import SwappedFrame, swap_frames, write_swap
-from facepipe.types import OTHER, SIDES, Faces, Image, Side, evenly_spaced
+from facepipe.types import OTHER, SIDES, Faces, Image, Side, VideoInfo, evenly_spaced
 from facepipe.video import Clip, ClipReader, Frame, Limits, find_clips, open_clip, read_image
 from facepipe.workspace import (
     CropWriter,
@@ -63,6 +82,7 @@ from facepipe.workspace import (
 )
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: most runs train nothing, or have nothing to do
+    from facepipe.backends.features import FeatureNet, Features
     from facepipe.methods.gan import Generator
 
 __all__ = [
@@ -90,7 +110,14 @@ _DETECTED = "detected.parquet"
 """What stage detect found; align smooths it into ``faces.parquet``, and can do so again with other settings."""
 
 # Raise a stage's number when its results change: run folders then do it again.
-_VERSION: Mapping[Stage, int] = {"detect": 2, "align": 2, "train": 1, "swap": 1, "score": 1}
+_VERSION: Mapping[Stage, int] = {"detect": 3, "align": 2, "train": 2, "swap": 1, "score": 2}
+
+# Threads of torch for nets that are not trained: fixed, because the last bits of what they say depend on it, and
+# results must not depend on the machine or on the number of workers.
+_NET_THREADS = 2
+
+# Faces of each clip that the feature net sees: so many, fewer where there are many clips, and at least some.
+_SAMPLES, _ALL_SAMPLES, _LEAST_SAMPLES = 40, 4000, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +161,18 @@ class Result:
         Content of ``scores.json`` after `score` and `run`.
     warnings : list of str
         What is odd about the inputs.
+    seconds : dict of str to float
+        By stage: time by the clock, which is less than the sum of its outcomes' where several workers did it.
+    report : Path or None
+        ``report.html`` after `run`.
     """
 
     out: Path
     outcomes: list[Outcome] = field(default_factory=list)
     scores: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    report: Path | None = None
 
     @property
     def failed(self) -> list[Outcome]:
@@ -187,7 +220,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run(config: Any = None, *, progress: Progress | None = None, **settings: Any) -> Result:
-    """Everything: detect, align, swap, score.
+    """Everything: detect, align, swap, score, report.
 
     Parameters
     ----------
@@ -214,7 +247,9 @@ def run(config: Any = None, *, progress: Progress | None = None, **settings: Any
     NoFaceError
         There is no usable source face at all.
     """
-    return _call("score", config, progress, settings)
+    result = _call("score", config, progress, settings)
+    result.report = write_report(result.out, progress=progress)
+    return result
 
 
 def detect(config: Any = None, *, progress: Progress | None = None, **settings: Any) -> Result:
@@ -254,6 +289,9 @@ def _call(stage: Stage, config: Any, progress: Progress | None, settings: Mappin
     for picture in (resolved.swap.source_person, resolved.swap.target_person):
         if picture is not None and not picture.is_file():
             raise UsageError(f"{picture}: no such file; give a picture of the person")
+    if stage == "score":
+        evaluation.choose_protocol(resolved.score.protocol)  # before anything is done that it would refuse to measure
+    require_consent(resolved)
     clips: dict[Side, list[Clip]] = {
         "source": find_clips(resolved.source),
         "target": find_clips(resolved.target),
@@ -263,7 +301,16 @@ def _call(stage: Stage, config: Any, progress: Progress | None, settings: Mappin
 
         if processes()[0] > 0:
             return _assist(resolved)
-    with Workspace(resolved.out) as workspace:
+    part = resolved.engine.part
+    if part is not None:
+        if stage in ("train", "score"):
+            raise UsageError(
+                "a shard does detect, align or swap; one call without --shard afterwards trains, or scores the run"
+            )
+        # What is trained depends on all clips: a shard of its swaps has to look at all of them.
+        if not (stage == "swap" and resolved.swap.method == "gan"):
+            clips["target"] = clips["target"][part[0] :: part[1]]
+    with Workspace(resolved.out, shard=resolved.engine.shard) as workspace:
         return _Run(resolved, workspace, clips, progress or (lambda *_: None)).up_to(stage)
 
 
@@ -289,6 +336,81 @@ def _judge(config: Config, net: Callable[[], InceptionResnetV1]) -> Callable[[],
     return net if config.train.loss.identity or config.detect.embedder != "none" else None
 
 
+class _Listener:
+    """The caller's `Progress`, which may fail: that is not a clip's fault, and ends the call."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.failed = False
+        if hasattr(progress, "describe"):
+            self.describe = progress.describe
+
+    def __call__(self, stage: str, clip: str, done: int, promised: int | None) -> None:
+        try:
+            self._progress(stage, clip, done, promised)
+        except BaseException:
+            self.failed = True
+            raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A stage to be done on a clip; `patient` waits for another process that is at it."""
+
+    stage: Stage
+    side: Side
+    clip: Clip
+    patient: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """What all clips have in common when they are scored; `source` are embeddings by net, a part a clip."""
+
+    key: str
+    source: Mapping[str, list[NDArray[np.float32]]]
+    samples: int
+    with_features: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """The scores of a clip, and the embeddings by net of the person who was replaced in it."""
+
+    scores: evaluation.ClipScores
+    target: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What a worker is told of a stage."""
+
+    keys: dict[tuple[str, Side, str], str]
+    scoring: _Scoring | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What a worker found out about a unit."""
+
+    outcome: Outcome
+    key: str | None
+    warnings: list[str]
+    hashes: dict[str, Any]
+    scored: _Scored | None
+
+
+class _Worker:
+    """What a worker process holds for all of its units: a `_Run` whose nets stay loaded."""
+
+    def __init__(self, config: Config, root: Path, clips: dict[Side, list[Clip]], tell: Tell) -> None:
+        alone = config.model_copy(update={"engine": EngineConfig()})
+        self._run = _Run(alone, Workspace(root, create=False, keeps_hashes=False), clips, tell)
+
+    def __call__(self, unit: _Unit, shared: _Shared) -> _Reply | None:
+        return self._run.answer(unit, shared)
+
+
 class _Run:
     """One call: the settings, the run folder, the nets (loaded when first needed), the outcomes."""
 
@@ -298,15 +420,38 @@ class _Run:
         self.config = config
         self.workspace = workspace
         self.clips = clips
-        self.progress = progress
+        self.progress = _Listener(progress)
         self.result = Result(workspace.root)
         self._keys: dict[tuple[str, Side, str], str] = {}
+        self._threads: int | None = None
+        self._scoring: _Scoring | None = None
+        self._scored: dict[str, _Scored] = {}
+        self._dropped: dict[Side, dict[str, Any]] = {}
+        self._learned: dict[str, NDArray[np.bool_]] = {}
+        workers = config.engine.workers
+        self._pool = Pool(workers, partial(_Worker, config, workspace.root, clips)) if workers > 1 else None
 
     # The nets
 
     @cached_property
     def device(self) -> str:
-        return choose_device(self.config.device)
+        """Asked for before any net is loaded."""
+        device = choose_device(self.config.device)
+        self._fix_threads()
+        return device
+
+    def _fix_threads(self) -> None:
+        import torch
+
+        self._threads = self._threads or torch.get_num_threads()
+        torch.set_num_threads(_NET_THREADS)
+
+    def _free_threads(self) -> None:
+        """Give torch the threads that it had."""
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
 
     @cached_property
     def models(self) -> Models:
@@ -320,13 +465,17 @@ class _Run:
             for name in self.config.score.nets
         ]
 
+    @cached_property
+    def features(self) -> FeatureNet | None:
+        from facepipe.backends.features import load_features
+
+        name = self.config.score.features
+        return None if name == "none" else load_features(name, device=self.device)
+
     def _weights(self, stage: Stage) -> dict[str, str]:
         """Name and sha256 of every weights file that a stage loads."""
-        names = {self.config.detect.detector, self.config.detect.landmarker, self.config.detect.embedder}
-        if stage == "score":
-            names |= set(self.config.score.nets)
         known = weights.entries()
-        return {name: known[name].digest for name in sorted(names & set(known))}
+        return {name: known[name].digest for name in sorted(weight_names(self.config, scoring=stage == "score"))}
 
     # The order of work
 
@@ -336,62 +485,180 @@ class _Run:
         try:
             self._work(stage)
         finally:
-            self._write_manifest()
+            self._free_threads()
+            if self._pool is not None:
+                self._pool.close()
+            if self.workspace.shard is None:  # a shard knows its own clips only
+                self._write_manifest()
         return self.result
 
     def _work(self, stage: Stage) -> None:
-        for side in SIDES:
-            for clip in self.clips[side]:
-                self._guard("detect", side, clip, self._detect)
-        if stage != "detect":
-            for side in SIDES:
-                for clip in self._alive("detect", side):
-                    self._guard("align", side, clip, self._align)
-        if stage == "train" or (stage in ("swap", "score") and self.config.swap.method == "gan"):
-            self._train()
         if stage in ("swap", "score"):
-            _ = self.bank  # without a usable source face the call ends here, not clip by clip
-            for clip in self._alive("align", "target"):
-                self._guard("swap", "target", clip, lambda _, clip: self._swap(clip))
+            _ = self.identity  # what cannot be signed is told before the work, not after
+            self.result.warnings += consent_note(self.config)
+        with self._timed("detect"):
+            self._each("detect", [(side, clip) for side in SIDES for clip in self.clips[side]])
+        if stage != "detect":
+            with self._timed("align"):
+                self._each("align", [(side, clip) for side in SIDES for clip in self._alive("detect", side)])
+        if stage in ("train", "swap", "score"):
+            self._tell_rules(stage)
+        if stage == "train" or (stage in ("swap", "score") and self.config.swap.method == "gan"):
+            if self._pool is not None:
+                self._pool.close()  # the memory is the training's; what comes after it starts workers again
+            with self._timed("train"):
+                self._train()
+        if stage in ("swap", "score"):
+            with self._timed("swap"):
+                _ = self.bank  # without a usable source face the call ends here, not clip by clip
+                mine = [clip for clip in self._alive("align", "target") if self._is_mine(clip)]
+                self._each("swap", [("target", clip) for clip in mine])
             if stage == "score":
-                self._score_all()
+                with self._timed("score"):
+                    self._score_all()
+
+    def _is_mine(self, clip: Clip) -> bool:
+        """Whether a target clip is this shard's, or there are no shards."""
+        number, count = self.config.engine.part or (0, 1)
+        names = [one.name for one in self.clips["target"]]
+        return self.config.swap.method != "gan" or clip.name in names[number::count]
+
+    @contextmanager
+    def _timed(self, stage: Stage) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.result.seconds[stage] = time.perf_counter() - start
+
+    def _each(self, stage: Stage, units: list[tuple[Side, Clip]]) -> None:
+        """Do a stage on clips, here or by workers, and note what became of each in their order.
+
+        Among shards, what another process is at comes last: by then it is done, or is waited for.
+        """
+        sharded = self.workspace.shard is not None
+        left = [_Unit(stage, side, clip, patient=not sharded) for side, clip in units]
+        while left:
+            busy = []
+            for unit, outcome in zip(left, self._outcomes(left), strict=True):
+                if outcome is None:
+                    busy.append(replace(unit, patient=True))
+                else:
+                    self.result.outcomes.append(outcome)
+            left = busy
+
+    def _outcomes(self, units: list[_Unit]) -> Iterator[Outcome | None]:
+        """What becomes of each unit, one after the other; None where another process is at it."""
+        if self._pool is None:
+            yield from map(self.do, units)
+            return
+        kept = [self._is_kept(unit) for unit in units]  # no process is started for what is done
+        todo = [unit for unit, there in zip(units, kept, strict=True) if not there]
+        shared = _Shared(self._keys.copy(), self._scoring)
+        costs = [_bytes_of(unit.clip) for unit in todo]
+        with closing(self._pool.each(todo, shared, self.progress, costs=costs)) as replies:
+            for unit, there in zip(units, kept, strict=True):
+                yield self.do(unit) if there else self._learn(unit, next(replies))
+
+    def _is_kept(self, unit: _Unit) -> bool:
+        """Whether a unit has nothing to do; asked without reading a clip whose hash is known."""
+        stage, side, clip = unit.stage, unit.side, unit.clip
+        folder = self.workspace.clip_folder(side, clip.name)
+        match stage:
+            case "detect":
+                marker, key = folder / "detect.json", self._detect_key
+            case "align":
+                marker, key = folder / "align.json", partial(self._align_key, side)
+            case "swap":
+                marker, key = self.workspace.swapped / f"{clip.name}.json", self._swap_key
+            case _:
+                return False
+        try:
+            return marker.exists() and self.workspace.is_done(marker, key(clip))
+        except OSError:
+            return False
+
+    def _learn(self, unit: _Unit, reply: _Reply | Died | None) -> Outcome | None:
+        """Take over what a worker found out."""
+        if reply is None:
+            return None
+        stage, side, clip = unit.stage, unit.side, unit.clip
+        if isinstance(reply, Died):
+            reason = (
+                f"{clip.path}: the process that worked on it died, and again when it was the only one ({reply.how})"
+            )
+            return Outcome(stage, side, clip.name, "failed", f"{reason}; a crash in a library, or no memory is left")
+        if reply.key is not None:
+            self._keys[stage, side, clip.name] = reply.key
+        self.result.warnings += reply.warnings
+        self.workspace.learn_hashes(reply.hashes)
+        if reply.scored is not None:
+            self._scored[clip.name] = reply.scored
+        return reply.outcome
+
+    def answer(self, unit: _Unit, shared: _Shared) -> _Reply | None:
+        """Do a unit as a worker."""
+        self._keys, self._scoring = shared.keys.copy(), shared.scoring
+        outcome = self.do(unit)
+        if outcome is None:
+            return None
+        warnings, self.result.warnings = self.result.warnings, []
+        hashes, self.workspace.fresh_hashes = self.workspace.fresh_hashes, {}
+        key = self._keys.get((unit.stage, unit.side, unit.clip.name)) if not outcome.reason else None
+        return _Reply(outcome, key, warnings, hashes, self._scored.pop(unit.clip.name, None))
+
+    def do(self, unit: _Unit) -> Outcome | None:
+        """Do a unit; None when another process is at it and it is not to be waited for."""
+        works: dict[str, Callable[[Side, Clip], tuple[str, int]]] = {
+            "detect": self._detect,
+            "align": self._align,
+            "swap": lambda _, clip: self._swap(clip),
+            "score": lambda _, clip: self._score(clip),
+        }
+        with self.workspace.clip_lock(unit.side, unit.clip.name, patient=unit.patient) as held:
+            return self._guard(unit.stage, unit.side, unit.clip, works[unit.stage]) if held else None
 
     def _alive(self, stage: Stage, side: Side) -> list[Clip]:
         """The clips that came through a stage."""
         return [clip for clip in self.clips[side] if (stage, side, clip.name) in self._keys]
 
-    def _guard(self, stage: Stage, side: Side, clip: Clip, work: Callable[[Side, Clip], tuple[str, int]]) -> None:
+    def _guard(self, stage: Stage, side: Side, clip: Clip, work: Callable[[Side, Clip], tuple[str, int]]) -> Outcome:
         """Do a stage on a clip; a failure becomes an outcome and the next clip follows."""
         start = time.perf_counter()
         reason, frames = "", 0
         try:
             key, frames = work(side, clip)
             self._keys[stage, side, clip.name] = key
-        except DegenerateLandmarksError as exc:
-            reason = f"{clip.path}: {exc}"
-        except FacepipeError as exc:
-            if exc.exit_code == 2 or not isinstance(exc, MediaError | NoFaceError | RunFolderError):
+        except Exception as exc:
+            if self.progress.failed:
                 raise
-            reason = str(exc)
-        except OSError as exc:  # the disk is full, a file vanished
-            reason = f"{exc.filename or clip.path}: {exc.strerror or exc}"
-        except Exception as exc:  # a defect, ours or a library's: keep the traceback, go on with the folder
-            log = self.workspace.root / "errors" / f"{stage}-{side}-{clip.name}.log"
-            with atomic_path(log) as part:
-                part.write_text(traceback.format_exc(), encoding="utf-8")
-            reason = f"{clip.path}: unexpected {type(exc).__name__}: {exc} (traceback in {log})"
+            reason = self._reason(stage, side, clip, exc)
         status: Literal["done", "kept", "failed"] = "failed" if reason else "done" if frames else "kept"
-        seconds = time.perf_counter() - start
-        self.result.outcomes.append(Outcome(stage, side, clip.name, status, reason, frames, seconds))
+        return Outcome(stage, side, clip.name, status, reason, frames, time.perf_counter() - start)
+
+    def _reason(self, stage: Stage, side: Side, clip: Clip, exc: Exception) -> str:
+        """Why a clip failed, in one line; raises what is not the clip's fault."""
+        match exc:
+            case DegenerateLandmarksError():
+                return f"{clip.path}: {exc}"
+            case FacepipeError():
+                if exc.exit_code == 2 or not isinstance(exc, MediaError | NoFaceError | RunFolderError):
+                    raise exc
+                return str(exc)
+            case OSError():  # the disk is full, a file vanished
+                return f"{exc.filename or clip.path}: {exc.strerror or exc}"
+        # A defect, ours or a library's: keep the traceback, go on with the folder.
+        log = self.workspace.root / "errors" / f"{stage}-{side}-{clip.name}.log"
+        with atomic_path(log) as part:
+            part.write_text("".join(traceback.format_exception(exc)), encoding="utf-8")
+        return f"{clip.path}: unexpected {type(exc).__name__}: {exc} (traceback in {log})"
 
     def _key(self, stage: Stage, **depends: Any) -> str:
         return digest({"stage": stage, "version": _VERSION[stage], **depends})
 
     # Frames
 
-    def _open(self, clip: Clip) -> ClipReader:
+    def _open(self, clip: Clip, *, stop: int | None = None) -> ClipReader:
         limits = self.config.limits
-        return open_clip(clip, limits=Limits(max_pixels=limits.max_pixels, max_frames=limits.max_frames))
+        return open_clip(clip, limits=Limits(max_pixels=limits.max_pixels, max_frames=limits.max_frames), stop=stop)
 
     def _frames(self, stage: Stage, clip: Clip, reader: ClipReader) -> Iterator[Frame]:
         """The frames of a clip; `progress` hears of each."""
@@ -410,16 +677,19 @@ class _Run:
 
     # Stage detect
 
+    def _detect_key(self, clip: Clip) -> str:
+        return self._key(
+            "detect",
+            input=self.workspace.file_hash(clip.path),
+            settings=self.config.detect.model_dump(),
+            limits=self.config.limits.model_dump(exclude={"min_sharpness"}),
+            weights=self._weights("detect"),
+        )
+
     def _detect(self, side: Side, clip: Clip) -> tuple[str, int]:
         folder = self.workspace.clip_folder(side, clip.name)
         with self._open(clip) as reader:  # a file that cannot be read is told before it is hashed
-            key = self._key(
-                "detect",
-                input=self.workspace.file_hash(clip.path),
-                settings=self.config.detect.model_dump(),
-                limits=self.config.limits.model_dump(exclude={"min_sharpness"}),
-                weights=self._weights("detect"),
-            )
+            key = self._detect_key(clip)
             marker = folder / "detect.json"
             files = [_DETECTED, "faces.parquet"]
             fresh = self.workspace.once(marker, key, files, lambda: self._find_faces(clip, reader, folder))
@@ -456,14 +726,17 @@ class _Run:
 
     # Stage align
 
-    def _align(self, side: Side, clip: Clip) -> tuple[str, int]:
-        folder = self.workspace.clip_folder(side, clip.name)
-        key = self._key(
+    def _align_key(self, side: Side, clip: Clip) -> str:
+        return self._key(
             "align",
             detect=self._keys["detect", side, clip.name],
             settings=self.config.align.model_dump(),
             sharpness=self.config.limits.min_sharpness,
         )
+
+    def _align(self, side: Side, clip: Clip) -> tuple[str, int]:
+        folder = self.workspace.clip_folder(side, clip.name)
+        key = self._align_key(side, clip)
         files = ["faces.parquet", "crops.npy"]
         fresh = self.workspace.once(folder / "align.json", key, files, lambda: self._cut_crops(clip, folder))
         return key, read_json(folder / "detect.json")["frames"] if fresh else 0
@@ -492,14 +765,59 @@ class _Run:
         folder = self.config.source if side == "source" else self.config.target
         if not clips:
             raise NoFaceError(f"{folder}: no {side} clip has a face; " + self._first_reason())
+        tables, usable = self._usable(side, clips)
+        try:
+            crops = [self._crops(side, clip) for clip in clips]
+            return FaceSet.build(tables, crops, usable.rows, share=self.config.train.held_out)
+        except NoFaceError as exc:
+            raise NoFaceError(f"{folder}: {exc}" + (f"; {usable.words}" if usable.words else "")) from exc
+
+    def _select(self, side: Side, clips: list[Clip]) -> tuple[list[Faces], Selection]:
+        """Tables of some clips, and the person's faces in them that may be learned from or be source faces.
+
+        The one place where the rules of ``[select]`` meet them.
+        """
         swap = self.config.swap
         tables = [self._faces(side, clip) for clip in clips]
         rows = self._person(tables, swap.source_person if side == "source" else swap.target_person)
-        try:
-            crops = [self._crops(side, clip) for clip in clips]
-            return FaceSet.build(tables, crops, rows, share=self.config.train.held_out)
-        except NoFaceError as exc:
-            raise NoFaceError(f"{folder}: {exc}") from exc
+        trusted = [keep & faces.trusted for keep, faces in zip(rows, tables, strict=True)]
+        if not any(keep.any() for keep in trusted):  # the flags are what is told then, not the rules
+            return tables, Selection(rows, 0, {})
+        return tables, select(tables, trusted, [self._chosen_crops(side, clip) for clip in clips], self.config.select)
+
+    def _usable(self, side: Side, clips: list[Clip]) -> tuple[list[Faces], Selection]:
+        """As `_select`, where there has to be a face."""
+        tables, usable = self._select(side, clips)
+        if why := usable.emptied_by(self.config.select):
+            raise NoFaceError(f"{self.config.source if side == 'source' else self.config.target}: {why}")
+        return tables, usable
+
+    def _learnable(self, clip: Clip, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Those of the target person's `rows` in a clip that the rules leave to the method to learn from."""
+        if not self.config.select.ranges:
+            return rows
+        if self.config.swap.method != "gan":
+            return self._select("target", [clip])[1].rows[0]
+        if not self._learned:  # once for all clips: they are one set of faces
+            clips = self._alive("align", "target")
+            names = [one.name for one in clips]
+            self._learned.update(zip(names, self._select("target", clips)[1].rows, strict=True))
+        return self._learned[clip.name]
+
+    def _chosen_crops(self, side: Side, clip: Clip) -> ChosenCrops:
+        """The crops of a clip, read each time they are asked for."""
+        crops = self._crops(side, clip)
+        return ChosenCrops([crops], [(0, row) for row in range(len(crops))])
+
+    def _tell_rules(self, stage: Stage) -> None:
+        """Say how many faces of each side the rules drop, in the warnings and in the manifest."""
+        learns = stage == "train" or self.config.swap.method == "gan"
+        for side in SIDES if learns else SIDES[:1]:
+            if self.config.select.ranges and (clips := self._alive("align", side)):
+                usable = self._select(side, clips)[1]
+                self._dropped[side] = {"faces": usable.total, "dropped": usable.dropped}
+                if usable.words:
+                    self.result.warnings.append(f"{side}: {usable.words}")
 
     # Stage train
 
@@ -512,7 +830,12 @@ class _Run:
             settings=self.config.train.model_dump(mode="json"),
             people=[str(self.config.swap.source_person), str(self.config.swap.target_person)],
             seed=self.config.seed,
+            **self._rules(),
         )
+
+    def _rules(self) -> dict[str, Any]:
+        """What a key has to know of the rules for faces; nothing where there are none."""
+        return {"select": self.config.select.model_dump(mode="json")} if self.config.select.ranges else {}
 
     def _train(self) -> None:
         """Train the swap net, or go on; what it makes is the folder ``model``."""
@@ -524,6 +847,8 @@ class _Run:
         key, folder = self._train_key(), self.workspace.root / "model"
         marker = folder / "train.json"
         done, steps = self.workspace.is_done(marker, key), 0
+        if not done and self.workspace.shard is not None:
+            raise UsageError("a shard does not train: first call `facepipe train` without --shard")
         team = Team.join(self.device)
         if not done:
             sets = {side: self._faceset(side) for side in SIDES}
@@ -532,7 +857,9 @@ class _Run:
             marker.unlink(missing_ok=True)
         team.agree(float(done))
         if not done:
+            self._free_threads()
             report = run_training(folder, self.config, team, _judge(self.config, self._identity_net), self.progress)
+            self._fix_threads()
             self.result.warnings += report.notes
             self._refine_generator(folder, sets)
             state = {"steps": report.step, "scores": report.scores}
@@ -576,10 +903,9 @@ class _Run:
         clips = self._alive("align", "source")
         if not clips:
             raise NoFaceError(f"{self.config.source}: no source clip has a face; " + self._first_reason())
-        tables = [self._faces("source", clip) for clip in clips]
-        rows = self._person(tables, self.config.swap.source_person)
+        tables, usable = self._usable("source", clips)
         try:
-            return SourceBank.build(tables, [self._crops("source", clip) for clip in clips], rows)
+            return SourceBank.build(tables, [self._crops("source", clip) for clip in clips], usable.rows)
         except NoFaceError as exc:
             raise NoFaceError(f"{self.config.source}: {exc}") from exc
 
@@ -617,6 +943,7 @@ class _Run:
             trained=self._keys.get(("train", "target", "model")),
             settings=self.config.swap.model_dump(mode="json"),
             pictures=[self.workspace.file_hash(picture) if picture else None for picture in pictures],
+            **self._rules(),
         )
 
     def _target(self, clip: Clip) -> tuple[Faces, NDArray[np.bool_]]:
@@ -625,33 +952,38 @@ class _Run:
         (rows,) = self._person([faces], self.config.swap.target_person)
         return faces, rows
 
-    def _plan(self, clip: Clip, faces: Faces, rows: NDArray[np.bool_]) -> Plan:
-        """How the chosen method swaps a clip, of whose faces `rows` are the target person's."""
+    def _plan(self, clip: Clip, faces: Faces, rows: NDArray[np.bool_], ruled: Selection) -> Plan:
+        """How the chosen method swaps a clip, of whose faces `rows` are the target person's, and `ruled` may be."""
+        if why := ruled.emptied_by(self.config.select):
+            raise NoFaceError(f"{clip.path}: {why}")
+        (wanted,) = ruled.rows
         plan: Plan
         match self.config.swap.method:
             case "procrustes":
-                plan = plan_procrustes(self.bank, faces, rows, self.config.swap)
+                plan = plan_procrustes(self.bank, faces, wanted, self.config.swap)
             case "eigenface":
                 from facepipe.methods.eigenface import EigenfacePlan
 
-                plan = EigenfacePlan.make(self._faceset("source"), faces, rows, self.config.swap)
+                plan = EigenfacePlan.make(self._faceset("source"), faces, wanted, self.config.swap)
             case "gan":
                 from facepipe.methods.gan import GanPlan
 
-                plan = GanPlan(self.generator, faces, rows, self.config.swap)
+                plan = GanPlan(self.generator, faces, wanted, self.config.swap)
         if not len(plan.faces):
             raise NoFaceError(
                 f"{clip.path}: none of the {int(rows.sum())} faces of the target person can be swapped, all are "
                 f"flagged {' or '.join(self.config.swap.skip)}; --set 'swap.skip=[]' swaps them all the same"
             )
-        return self._behind(plan, clip, faces, rows)
+        return plan
 
     def _behind(self, plan: Plan, clip: Clip, faces: Faces, rows: NDArray[np.bool_]) -> Plan:
         """The plan, with what is in front of the faces left in front; `rows` are the target person's."""
         if not self.config.swap.occlusion:
             return plan
-        crops = ChosenCrops([self._crops("target", clip)], [(0, row) for row in range(len(faces))])
-        known = Occlusion.learn(faces, crops, rows)
+        # Score needs what swap has learned, and a worker does not know what another one did.
+        key = digest([_VERSION["swap"], self._keys["align", "target", clip.name], rows.tolist()])
+        kept = self.workspace.clip_folder("target", clip.name) / "occlusion.npz", key
+        known = Occlusion.learn(faces, self._chosen_crops("target", clip), rows, kept=kept)
         return plan if known is None else WithOcclusion(plan, known)
 
     def _swap(self, clip: Clip) -> tuple[str, int]:
@@ -659,31 +991,57 @@ class _Run:
         folder = self.workspace.swapped
         marker = folder / f"{clip.name}.json"
         if self.workspace.is_done(marker, key):
+            self._tell_unswapped(marker)
             return key, 0
         marker.unlink(missing_ok=True)
         faces, rows = self._target(clip)
-        plan = self._plan(clip, faces, rows)
+        ruled = self._to_swap(clip, faces, rows)
+        plan = self._behind(self._plan(clip, faces, rows, ruled), clip, faces, rows)
         statement = label(
             method=self.config.swap.method,
+            blend=self.config.swap.blend,
             target_sha256=self.workspace.file_hash(clip.path),
             source_sha256=[self.workspace.file_hash(c.path) for c in self._alive("align", "source")],
             run=key,
         )
         for place in (folder, self._mask(clip).parent):
             place.mkdir(exist_ok=True)
+        shutil.rmtree(self._truth(clip), ignore_errors=True)  # that of another swap
         try:
             video, columns = self._write_swap(clip, plan, folder / f"{clip.name}.mp4", statement)
         except ContainerError:
             video, columns = self._write_swap(clip, plan, folder / f"{clip.name}.mkv", statement)
         write_table(folder / f"{clip.name}.parquet", columns)
         files = [video.name, f"../masks/{clip.name}.mkv", f"{clip.name}.parquet"]
+        files += [beside.name] if (beside := sidecar_of(video)) is not None else []
+        files += [f"../blend/{clip.name}/{name}" for name in truth.FILES] if self.config.swap.blend_truth else []
         total, swapped = len(columns["frame"]), int(columns["swapped"].sum())
-        self.workspace.mark_done(marker, key, files, frames=total, swapped=swapped, label=statement)
+        facts = {"frames": total, "swapped": swapped, "label": statement, "statement": statement_of(statement)}
+        dropped = {"rules": f"{clip.path}: not swapped: {ruled.words}"} if ruled.words else {}
+        self.workspace.mark_done(marker, key, files, **facts, **dropped)
+        self._tell_unswapped(marker)
         return key, total
+
+    def _to_swap(self, clip: Clip, faces: Faces, rows: NDArray[np.bool_]) -> Selection:
+        """The target person's faces that the rules let be swapped; all of `rows` unless ``select.swap`` is set."""
+        rules = self.config.select
+        if not (rules.swap and rules.ranges):
+            return Selection([rows], 0, {})
+        wanted = rows_to_swap(faces, rows, self.config.swap)
+        return select([faces], [wanted], [self._chosen_crops("target", clip)], rules)
+
+    def _tell_unswapped(self, marker: Path) -> None:
+        """Warn of what the rules left as it was, when it is done and whenever it is kept."""
+        if words := read_json(marker).get("rules"):
+            self.result.warnings.append(words)
 
     def _mask(self, clip: Clip) -> Path:
         """The video of masks: not beside the swapped videos, whose folder holds what is labelled."""
         return self.workspace.root / "masks" / f"{clip.name}.mkv"
+
+    def _truth(self, clip: Clip) -> Path:
+        """The folder of the truth of the blend, where that is wanted."""
+        return self.workspace.root / "blend" / clip.name
 
     def _write_swap(
         self, clip: Clip, plan: Plan, video: Path, statement: dict[str, str]
@@ -698,104 +1056,224 @@ class _Run:
                 mask=self._mask(clip),
                 audio_from=clip.path if reader.info.has_audio else None,
                 metadata=statement,
+                sign=partial(self._sign, clip, video, statement),
+                truth=self._truth_writer(clip, reader.info, statement),
+                source_clips=[one.name for one in self._alive("align", "source")],
             )
         return video, columns
 
+    @cached_property
+    def identity(self) -> Identity:
+        """Who signs the swapped videos; known to do before there is one."""
+        identity = load_identity(self.config.credentials)
+        prove(identity)
+        return identity
+
+    def _sign(self, clip: Clip, video: Path, tags: dict[str, str], part: Path) -> None:
+        """Give a swapped video its content credentials."""
+        target = Input(clip.path, "target", self.workspace.file_hash(clip.path))
+        sources = [
+            Input(one.path, "source", self.workspace.file_hash(one.path)) for one in self._alive("align", "source")
+        ]
+        label_video(part, video, statement_of(tags) or {}, [target, *sources], self.identity)
+
+    def _truth_writer(self, clip: Clip, like: VideoInfo, statement: dict[str, str]) -> truth.TruthWriter | None:
+        if not self.config.swap.blend_truth:
+            return None
+        folder = self._truth(clip)
+        sign = partial(self._sign, clip, folder / truth.FACE, statement)
+        return truth.TruthWriter(folder, like, statement, preset=self.config.swap.preset, finish=sign)
+
     # Stage score
+
+    @cached_property
+    def protocol(self) -> evaluation.Protocol:
+        return evaluation.choose_protocol(self.config.score.protocol)
+
+    @property
+    def _nets(self) -> tuple[str, ...]:
+        """The identity nets that the protocol needs."""
+        return self.config.score.nets if "identity" in self.protocol.parts else ()
 
     def _score_all(self) -> None:
         root = self.workspace.root
         marker = root / "score.json"
         clips = self._alive("swap", "target")
+        swaps = {clip.name: self._keys["swap", "target", clip.name] for clip in clips}
         key = self._key(
             "score",
-            swaps={clip.name: self._keys["swap", "target", clip.name] for clip in clips},
+            swaps=swaps,
             settings=self.config.score.model_dump(mode="json"),
             weights=self._weights("score"),
+            there=[row.present for row in weights.status() if row.name == self.config.score.features],
         )
-        if self.workspace.is_done(marker, key):
+        if self.workspace.is_done(marker, key) and evaluation.can_read(root):
             for clip in clips:
                 self.result.outcomes.append(Outcome("score", "target", clip.name, "kept"))
         elif clips:
             marker.unlink(missing_ok=True)
-            scores: dict[str, scoring.ClipScores] = {}
-            sources = self._person_embeddings("source")
-            for clip in clips:
-                self._guard("score", "target", clip, lambda _, c: (key, self._score(c, sources, scores)))
-            self._write_scores(scores)
-            if len(scores) == len(clips):
-                self.workspace.mark_done(marker, key, ["scores.json", "scores.parquet"])
-        self.result.scores = read_json(root / "scores.json") if clips else None
+            if len(self._score_clips(clips, key)) == len(clips):
+                self.workspace.mark_done(marker, key, ["scores.json", "scores.parquet"], swaps=swaps)
+        else:
+            self.result.warnings.append(f"{root}: nothing to score, no clip was swapped")
+        self.result.scores = evaluation.read_scores(root) if clips else None
 
-    def _person_embeddings(self, side: Side, clip: Clip | None = None) -> dict[str, NDArray[np.float32]]:
-        """Mean embedding of a person by each net: of the source over its clips, or of the target in one clip."""
-        clips = self._alive("align", side) if clip is None else [clip]
-        tables = [self._faces(side, c) for c in clips]
+    def _score_clips(self, clips: list[Clip], key: str) -> dict[str, evaluation.ClipScores]:
+        """Score the clips and write what came of it; one that fails is an outcome and is left out."""
+        source = self._source_person()
+        missing: dict[str, str] = {}
+        net = self._feature_net(clips, missing)
+        samples = max(_LEAST_SAMPLES, min(_SAMPLES, _ALL_SAMPLES // len(clips)))
+        self._scoring = _Scoring(key, source, samples, with_features=net is not None)
+        self._each("score", [("target", clip) for clip in clips])
+        scores = {name: scored.scores for name, scored in self._scored.items()}
+        targets = {name: scored.target for name, scored in self._scored.items()}
+        learns = self.config.swap.method == "gan"
+        originals = evaluation.Originals(
+            {name: np.concatenate(parts) for name, parts in source.items()},
+            targets,
+            features=None if net is None else self._source_features(net, samples),
+            trained_with=frozenset({"irv1"} if learns and self.config.train.loss.identity else ()),
+        )
+        share = self.config.train.held_out if learns else None
+        context = evaluation.Context(
+            self._nets, self.protocol, originals, net, missing, self.config.score.worst, share
+        )
+        root = self.workspace.root
+        evaluation.write_rows(root / "scores.parquet", scores, self._nets)
+        facts = {"version": evaluation.VERSION, "facepipe": __version__, "method": self.config.swap.method}
+        write_json(root / "scores.json", {**facts, **evaluation.summarize(scores, context)})
+        return scores
+
+    def _feature_net(self, clips: list[Clip], missing: dict[str, str]) -> FeatureNet | None:
+        """The net of the distances between sets of faces; where there is none, `missing` is told why."""
+        name = self.config.score.features
+        if "distribution" not in self.protocol.parts or name == "none":
+            return None
+        swapped = sum(int(read_swapped(self.workspace.swapped / f"{clip.name}.parquet").sum()) for clip in clips)
+        if swapped < evaluation.LEAST_FACES:
+            missing["image.distribution"] = f"{swapped} swapped faces, {evaluation.LEAST_FACES} are needed"
+            return None
+        try:
+            return self.features
+        except WeightsMissingError as exc:
+            missing["image.distribution"] = str(exc)
+            return None
+
+    def _person_faces(self, side: Side, clips: list[Clip]) -> list[tuple[NDArray[np.int64], Faces]]:
+        """A person's faces in each of some clips, those without a flag where there are any: rows of its table, and
+        the table of these rows."""
+        tables = [self._faces(side, clip) for clip in clips]
         picture = self.config.swap.source_person if side == "source" else self.config.swap.target_person
-        means: dict[str, list[NDArray[np.float32]]] = {}
-        for one, faces, rows in zip(clips, tables, self._person(tables, picture), strict=True):
-            person = faces[rows & faces.trusted] if (rows & faces.trusted).any() else faces[rows]
-            if not len(person):
-                continue
-            for net in self.judges:
-                with self._open(one) as reader:
-                    means.setdefault(net.name, []).append(scoring.embed_rows(reader, person, net))
-        return {name: mean_embedding(np.stack(rows)) for name, rows in means.items()}
+        found = []
+        for faces, rows in zip(tables, self._person(tables, picture), strict=True):
+            usable = np.flatnonzero(rows & faces.trusted if (rows & faces.trusted).any() else rows)
+            found.append((usable, faces[usable]))
+        return found
 
-    def _score(
-        self,
-        clip: Clip,
-        sources: Mapping[str, NDArray[np.float32]],
-        scores: dict[str, scoring.ClipScores],
-    ) -> int:
+    def _embeddings(self, clip: Clip, faces: Faces) -> dict[str, NDArray[np.float32]]:
+        """Embeddings (N, D) by net of a person's faces in a clip."""
+        judges = self.judges if self._nets else []
+        with self._open(clip) as reader:
+            return evaluation.embed_rows(reader, faces, judges, known=self.config.detect.embedder)
+
+    def _source_person(self) -> dict[str, list[NDArray[np.float32]]]:
+        """Embeddings (N, D) of the source person by net, a part a clip."""
+        clips = self._alive("align", "source")
+        people = zip(clips, self._person_faces("source", clips), strict=True)
+        parts = [self._embeddings(clip, faces) for clip, (_, faces) in people if len(faces)]
+        return {net: [part[net] for part in parts] for net in self._nets}
+
+    def _source_features(self, net: FeatureNet, samples: int) -> Features | None:
+        """Features of some of the source person's faces, evenly spaced over all clips."""
+        clips = self._alive("align", "source")
+        index = [
+            (clip, int(row))
+            for clip, (rows, _) in zip(clips, self._person_faces("source", clips), strict=True)
+            for row in rows
+        ]
+        chosen = [index[i] for i in evenly_spaced(len(index), samples)]
+        return net(np.stack([self._crops("source", clip)[row] for clip, row in chosen])) if chosen else None
+
+    def _score(self, clip: Clip) -> tuple[str, int]:
+        """Score a clip into `_scored`; the key of the stage, and the number of the clip's frames."""
+        assert self._scoring is not None
+        source = self._scoring.source
         folder = self.workspace.swapped
         faces, rows = self._target(clip)
-        targets = self._person_embeddings("target", clip)
-        judges = [scoring.Judge(net, sources[net.name], targets[net.name]) for net in self.judges]
+        ((_, person),) = self._person_faces("target", [clip])
+        target_person = self._embeddings(clip, person)
+        judges = [
+            evaluation.Judge(net, evaluation.mean_of(source[net.name]), mean_embedding(target_person[net.name]))
+            for net in (self.judges if self._nets else ())
+        ]
         swapped = read_swapped(folder / f"{clip.name}.parquet")
         video_name = read_json(folder / f"{clip.name}.json")["files"][0]
-        rebuild, chosen = self._rebuilder(clip, faces, rows)
-        # The swap's landmarks are found anew; those that its jitter is compared with must be as raw.
+        # The swap's landmarks are found anew; those that they are compared with must be as raw.
         raw = read_faces(self.workspace.clip_folder("target", clip.name) / _DETECTED)
+        as_raw = {name: getattr(raw, name) for name in ("landmarks", "yaw", "pitch", "roll")}
+        settings = scoring.Settings(
+            self.protocol,
+            self.features if self._scoring.with_features else None,
+            self._scoring.samples,
+            face_size=self.config.align.size,
+            held_out_from=self._held_out_from(faces, self._learnable(clip, rows)),
+            occlusion=self.config.swap.occlusion,
+        )
         with (
             self._open(clip) as target,
             open_clip(folder / video_name) as video,
             open_clip(self._mask(clip)) as masks,
         ):
-            scores[clip.name] = scoring.score_clip(
-                scoring.Triple(self._frames("score", clip, target), video, masks),
-                faces.with_columns(landmarks=raw.landmarks)[rows],
+            scores = scoring.score_clip(
+                scoring.Triple(self._frames("score", clip, target), video, masks, str(folder / video_name)),
+                faces.with_columns(**as_raw)[rows],
                 swapped,
                 judges,
                 (self.models.detector, self.models.landmarker, self.config.detect.stride),
-                rebuild=rebuild,
-                rebuild_frames=chosen,
+                same_identity=self._rebuilt(clip, faces, rows),
+                settings=settings,
             )
-        return len(swapped)
+        self._scored[clip.name] = _Scored(scores, target_person)
+        return self._scoring.key, len(swapped)
 
-    def _rebuilder(
+    def _held_out_from(self, faces: Faces, rows: NDArray[np.bool_]) -> int | None:
+        """First frame of a target clip that the method never learned from; None where it learns from none of it."""
+        if self.config.swap.method != "gan":
+            return None
+        mine = faces.frame[rows & faces.trusted]
+        last = mine[held_out(len(mine), self.config.train.held_out)]
+        return int(last[0]) if len(last) else None
+
+    def _rebuilt(
         self, clip: Clip, faces: Faces, rows: NDArray[np.bool_]
-    ) -> tuple[Callable[[Frame], tuple[Image, Image, NDArray[np.float32]] | None], frozenset[int]]:
-        """The same-identity swap: a frame rebuilt from the same person's other frames, and the frames to do it on."""
-        count = self.config.score.reconstruct_frames
-        usable = faces[rows & faces.trusted]
+    ) -> Iterator[tuple[Image, Image, NDArray[np.float32]]]:
+        """The same-identity swap: faces rebuilt from the same person's other frames, as `scoring.score_clip` takes
+        them."""
+        count = self.config.score.reconstruct_frames if "reconstruction" in self.protocol.parts else 0
+        mine = self._learnable(clip, rows)
+        usable = faces[mine & faces.trusted]
         if self.config.swap.method != "procrustes" and len(usable):  # trained on the rest
             usable = usable[held_out(len(usable), self.config.train.held_out)]
         if count == 0 or not len(usable):
-            return (lambda _: None), frozenset()
+            return
         chosen = usable[evenly_spaced(len(usable), count)]
-        plan = self._behind(self._same_identity_plan(clip, faces, rows, chosen), clip, faces, rows)
+        try:
+            plan = self._behind(self._same_identity_plan(clip, faces, mine, chosen), clip, faces, rows)
+        except NoFaceError:  # too few faces to draw the person from: this is missing, the rest is not
+            return
         row_of = {int(frame): row for row, frame in enumerate(plan.faces.frame)}
-
-        def rebuild(frame: Frame) -> tuple[Image, Image, NDArray[np.float32]] | None:
-            (patch,) = plan.patches([row_of[frame.index]], [frame.image])
-            if patch is None:
-                return None
-            image, region = Compositor(self.config.swap, self.config.seed)(frame.image, patch, frame.index)
-            place = (region.rows, region.columns)
-            return frame.image[place], image[place], region.mask
-
-        return rebuild, frozenset(row_of)
+        if not row_of:
+            return
+        with self._open(clip, stop=max(row_of) + 1) as reader:
+            for frame in reader:
+                if frame.index not in row_of:
+                    continue
+                (patch,) = plan.patches([row_of[frame.index]], [frame.image])
+                if patch is not None:
+                    image, region = Compositor(self.config.swap, self.config.seed)(frame.image, patch, frame.index)
+                    place = (region.rows, region.columns)
+                    yield frame.image[place], image[place], region.mask
 
     def _same_identity_plan(self, clip: Clip, faces: Faces, rows: NDArray[np.bool_], chosen: Faces) -> Plan:
         """How the method draws `chosen` faces of the target person from that person's other frames."""
@@ -817,19 +1295,6 @@ class _Run:
 
                 return GanPlan(self.generator, chosen, everyone, config, drawn="target")
 
-    def _write_scores(self, scores: Mapping[str, scoring.ClipScores]) -> None:
-        root = self.workspace.root
-        names = sorted({name for clip in scores.values() for name in clip.columns})
-        columns: dict[str, list[Any]] = {"clip": [], **{name: [] for name in names}}
-        for clip, one in scores.items():
-            rows = len(one.columns.get("frame", []))
-            columns["clip"] += [clip] * rows
-            for name in names:
-                columns[name] += one.columns.get(name, [None] * rows)
-        write_table(root / "scores.parquet", columns)
-        summary = scoring.summarize(scores, self.config.score.nets)
-        write_json(root / "scores.json", {"facepipe": __version__, "method": self.config.swap.method, **summary})
-
     def _write_manifest(self) -> None:
         inputs = {
             side: {
@@ -848,9 +1313,16 @@ class _Run:
             "weights": self._weights("score"),
             "versions": library_versions(),
             "seed": self.config.seed,
-            "ledger": {side: entry.model_dump() for side, entry in self.config.ledger.items()},
+            "ledger": ledger_of(self.config),
+            **({"select": self._told_rules()} if self._dropped else {}),
         }
         write_json(self.workspace.manifest_path, manifest)
+
+    def _told_rules(self) -> dict[str, Any]:
+        """The rules and what they dropped, for the manifest; JSON has no infinity, so no limit is null."""
+        ranges = self.config.select.ranges.items()
+        rules = {key: [value if math.isfinite(value) else None for value in ends] for key, ends in ranges}
+        return {"rules": rules, **{str(side): told for side, told in self._dropped.items()}}
 
 
 def _with_whole_paths(config: Config) -> Config:
@@ -860,7 +1332,18 @@ def _with_whole_paths(config: Config) -> Config:
         return {name: path.absolute() for name in names if (path := getattr(section, name)) is not None}
 
     people = config.swap.model_copy(update=whole(config.swap, ("source_person", "target_person")))
-    return config.model_copy(update={**whole(config, SIDES), "swap": people})
+    signer = config.credentials.model_copy(update=whole(config.credentials, ("certificate", "key")))
+    # How the work is done is not part of what is made: the next call may have another machine.
+    sections = {"swap": people, "credentials": signer, "engine": EngineConfig()}
+    return config.model_copy(update={**whole(config, SIDES), **sections})
+
+
+def _bytes_of(clip: Clip) -> int:
+    """Size of a clip's file, as a guess of how long it takes; 0 for what is none."""
+    try:
+        return clip.path.stat().st_size
+    except OSError:
+        return 0
 
 
 def read_swapped(path: Path) -> NDArray[np.bool_]:

@@ -148,9 +148,13 @@ class ClipResults:
 
     @property
     def scored(self) -> bool:
-        """Whether ``scores.parquet`` is there and not older than the swap; the swapped video may be gone since."""
+        """Whether ``scores.parquet`` is there and measured this swap; the swapped video may be gone since."""
         path = self.run.root / "scores.parquet"
-        swap = self.run.root / "swapped" / f"{self.name}.json" if self.swapped is None else self.swapped.video
+        swap = self.run.root / "swapped" / f"{self.name}.json"
+        known, made = read_json(self.run.root / "score.json"), read_json(swap)
+        if isinstance(known, dict) and isinstance(made, dict) and "swaps" in known:
+            return path.exists() and known["swaps"].get(self.name) == made.get("key")
+        # Scores of some clips alone have no marker, those of an earlier facepipe name no swaps.
         return path.exists() and swap.exists() and path.stat().st_mtime >= swap.stat().st_mtime
 
     @cached_property

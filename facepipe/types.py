@@ -58,9 +58,11 @@ class Flag(enum.IntFlag):
     CUT_OFF = 4
     """Part of the face lies outside of the frame."""
     MISFIT = 8
-    """The landmarks do not look like a face: large residual to the template."""
+    """The landmarks do not look like a face: large residual to the template. Or, of a filled one, what is there."""
     SMALL = 16
     """Fewer pixels between the eyes than the limit."""
+    FILLED = 32
+    """Not found in this frame: interpolated between the frames before and after, for the swap alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ class Faces:
     box : (N, 4) float32 array
         ``xyxy`` in frame pixels.
     score : (N,) float32 array
-        The detector's confidence in [0, 1].
+        The detector's confidence in [0, 1]; NaN of a face that was filled in.
     landmarks : (N, 68, 2) or (N, 5, 2) float32 array
         iBUG points in frame pixels (or eyes, nose, corners of the mouth where the backend has five).
     mesh : (N, 468, 3) or (N, 0, 3) float32 array

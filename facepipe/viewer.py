@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,17 +17,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import drawing
+from facepipe.config import CredentialsConfig
 from facepipe.drawing import AMBER, GREEN, GREY, LINE, RED, WHITE, View
 from facepipe.errors import ClipsFailedError, ContainerError, MediaError, UsageError
+from facepipe.provenance import Input, label_video, load_identity, read_label
 from facepipe.results import ClipResults, RunResults
 from facepipe.trouble import STATES, Note, choose_frames, note
+from facepipe.truth import BlendedFrame, read_truth
 from facepipe.types import Faces, Image, Side
 from facepipe.video import open_clip, open_writer, write_image
+from facepipe.workspace import file_sha256
 
 __all__ = ["Overlay", "contact_sheet", "preview", "side_by_side"]
 
-Overlay = Literal["landmarks", "mask", "box", "flags"]
-"""What is drawn over the pictures: ``mask`` adds a picture of its own, ``flags`` colours what has one."""
+Overlay = Literal["landmarks", "mask", "box", "flags", "truth"]
+"""What is drawn over the pictures: ``mask`` adds a picture of its own, ``flags`` colours what has one; ``truth`` adds
+the soft mask and the face before it was blended (see `facepipe.truth`)."""
 
 Progress = Callable[[str, str, int, int | None], None]
 
@@ -62,7 +69,7 @@ def preview(
         Look for clips on this side only.
     frames : int
         How many frames a sheet shows; up to half of them are the worst ones.
-    overlay : collection of {"landmarks", "mask", "box", "flags"}, optional
+    overlay : collection of {"landmarks", "mask", "box", "flags", "truth"}, optional
         What is drawn over the pictures. By default mask and flags of a swapped clip; landmarks, box and flags of one
         that is not swapped yet.
     whole : bool
@@ -149,7 +156,7 @@ def _overlay(clip: ClipResults, asked: Collection[Overlay] | None) -> frozenset[
 
 @dataclass(frozen=True, slots=True)
 class _Moment:
-    """One frame of a clip: the clip's own picture, and the swap's and its mask where there are any."""
+    """One frame of a clip: the clip's own picture, and the swap's, its mask and its truth where there are any."""
 
     index: int
     pts: int
@@ -157,19 +164,33 @@ class _Moment:
     original: Image
     swapped: Image | None
     mask: NDArray[np.uint8] | None
+    truth: BlendedFrame | None = None
 
 
-def _moments(clip: ClipResults, chosen: Collection[int] | None = None) -> Generator[_Moment, None, None]:
-    """The frames of a clip, or some of them, in order."""
+def _moments(
+    clip: ClipResults, chosen: Collection[int] | None = None, *, truth: Path | None = None
+) -> Generator[_Moment, None, None]:
+    """The frames of a clip, or some of them, in order; with the truth of their blend from the folder `truth`."""
     stop = None if chosen is None else max(chosen, default=-1) + 1
     with ExitStack() as stack:
         target = stack.enter_context(clip.open(stop=stop))
         videos = () if clip.swapped is None else (clip.swapped.video, clip.swapped.mask)
         others = [stack.enter_context(open_clip(path, limits=clip.run.limits, stop=stop)) for path in videos]
-        for frame, *rest in zip(target, *others, strict=False):
+        blended = repeat(None) if truth is None else read_truth(truth, clip.run.limits)
+        for frame, one, *rest in zip(target, blended, *others, strict=False):
             if chosen is None or frame.index in chosen:
                 picture, mask = (rest[0].image, rest[1].image[..., 0].copy()) if rest else (None, None)
-                yield _Moment(frame.index, frame.pts, float(frame.time), frame.image, picture, mask)
+                yield _Moment(frame.index, frame.pts, float(frame.time), frame.image, picture, mask, one)
+
+
+def _blended(truth: BlendedFrame, original: Image) -> dict[str, Image]:
+    """The soft mask, in grey, and the face before it was blended; both black where there is none."""
+    mask, face = np.zeros_like(original), np.zeros_like(original)
+    if truth.blend is not None:
+        place = truth.blend.rows, truth.blend.columns
+        mask[place] = np.rint(truth.blend.mask * 255).astype(np.uint8)[..., None]
+        face[place] = truth.blend.face
+    return {"soft mask": mask, "face": face}
 
 
 def _draw_faces(image: Image, faces: Faces, main: int | None, view: View, overlay: Collection[Overlay]) -> None:
@@ -190,13 +211,16 @@ class _Painter:
         self.clip = clip
         self.overlay = overlay
         self.notes = note(clip)
+        folder = clip.run.root / "blend" / clip.name
+        self.truth = folder if "truth" in overlay and clip.swapped is not None else None
 
     @property
     def names(self) -> list[str]:
         """What there is to see of a frame, in order."""
         if self.clip.swapped is None:
             return [self.clip.side]
-        return [self.clip.side, "swapped", *(["mask"] if "mask" in self.overlay else []), "difference"]
+        truth = ["soft mask", "face"] if self.truth is not None else []
+        return [self.clip.side, "swapped", *(["mask"] if "mask" in self.overlay else []), *truth, "difference"]
 
     def pictures(self, moment: _Moment, view: View, names: Sequence[str]) -> dict[str, Image]:
         """The pictures of a frame by name, with what is drawn over them."""
@@ -207,9 +231,11 @@ class _Painter:
                 made["difference"] = drawing.difference(made["difference"], made["swapped"])
             if "mask" in names:
                 drawing.draw_mask(made["mask"], view.image(moment.mask))
+        if moment.truth is not None:
+            made |= {name: view.image(one) for name, one in _blended(moment.truth, moment.original).items()}
         first, last = np.searchsorted(self.clip.faces.frame, [moment.index, moment.index + 1]).tolist()
         row = self.note(moment.index).row
-        for name in set(names) - {"difference"}:
+        for name in set(names) - {"difference", "soft mask", "face"}:
             main = None if row is None else row - first
             _draw_faces(made[name], self.clip.faces[first:last], main, view, self.overlay)
         return {name: made[name] for name in names}
@@ -274,7 +300,7 @@ def contact_sheet(
     painter = _Painter(clip, overlay)
     chosen = choose_frames(painter.notes, frames)
     made: list[tuple[dict[str, Image], Image]] = []
-    with closing(_moments(clip, chosen)) as moments:
+    with closing(_moments(clip, chosen, truth=painter.truth)) as moments:
         for moment in moments:
             view = _view(moment, clip.faces, painter.note(moment.index).row, cell, whole)
             pictures = painter.pictures(moment, view, painter.names)
@@ -349,7 +375,8 @@ def side_by_side(
 ) -> Path:
     """Write a video of target, swap and mask beside each other, with the clip's own times and sound.
 
-    The label of the swapped video is passed on. Where the kind of file cannot hold the sound, an ``.mkv`` is made.
+    The label of the swapped video is passed on, and signed. Where the kind of file cannot hold the sound, an ``.mkv``
+    is made.
 
     Parameters
     ----------
@@ -389,17 +416,26 @@ def _write_film(clip: ClipResults, out: Path, overlay: Collection[Overlay], heig
     ]
     size = (view.size[0] + 2 * LINE + 4, len(panels) * view.size[1])
     label = clip.swapped.label if clip.swapped is not None else {}
+    sign = None if clip.swapped is None else partial(_sign, clip, clip.swapped.video, out)
     audio = clip.path if info.has_audio else None
     like = replace(info, size=size, pixel_format="rgb24")
     with (
         closing(_moments(clip)) as moments,
-        open_writer(out, like, crf=18, preset="veryfast", metadata=label, audio_from=audio) as writer,
+        open_writer(out, like, crf=18, preset="veryfast", metadata=label, audio_from=audio, finish=sign) as writer,
     ):
         progress("preview", clip.name, 0, clip.frames)
         for moment in moments:
             writer.write(_film_frame(painter, moment, painter.pictures(moment, view, panels)), moment.pts)
             progress("preview", clip.name, moment.index + 1, clip.frames)
     return out
+
+
+def _sign(clip: ClipResults, swapped: Path, out: Path, part: Path) -> None:
+    """Give a film that shows a swap content credentials, with those of the swapped video in them."""
+    known = clip.run.settings.get("credentials", {})
+    identity = load_identity(CredentialsConfig.model_validate(known))
+    inputs = [Input(swapped, "target", file_sha256(swapped))]
+    label_video(part, out, read_label(swapped) or {}, inputs, identity)
 
 
 def _film_frame(painter: _Painter, moment: _Moment, pictures: Mapping[str, Image]) -> Image:

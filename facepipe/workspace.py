@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,15 @@ __all__ = [
 FORMAT = 1
 """Version of the run folder's layout; a folder of another one is refused."""
 
+_STARTING = 30.0  # seconds that a shard waits for others that start at the same time
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the final name only when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Several machines may write the same file at the same time, and containers have processes of the same numbers.
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         yield part
         with part.open("rb") as file:
@@ -110,8 +114,15 @@ def write_faces(path: Path, faces: Faces) -> None:
         pq.write_table(table, part, compression="zstd")
 
 
-def read_faces(path: Path) -> Faces:
+def read_faces(path: Path, *, without: Collection[str] = ()) -> Faces:
     """Read what `write_faces` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    without : collection of {"landmarks", "mesh", "embedding"}
+        What is not needed: it is not read, and has no points or numbers in the result.
 
     Raises
     ------
@@ -119,11 +130,15 @@ def read_faces(path: Path) -> Faces:
         The file is missing, damaged or of another version.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=[name for name in Faces.__dataclass_fields__ if name not in without])
         meta = json.loads((table.schema.metadata or {})[b"facepipe"])
         shapes = {"box": (4,), "frame_to_crop": (2, 3), **{k: tuple(v) for k, v in meta["shapes"].items()}}
+        shapes.update({name: (0, *shapes[name][1:]) for name in without})
         columns: dict[str, Any] = {}
         for name, field in Faces.empty().__dict__.items():
+            if name in without:
+                columns[name] = np.empty((len(table), *shapes[name]), field.dtype)
+                continue
             column = table.column(name).combine_chunks()
             if name == "flags":
                 columns[name] = np.array(
@@ -199,7 +214,9 @@ def read_crops(path: Path) -> NDArray[np.uint8]:
 
 
 class Workspace:
-    """A run folder, held by this process alone while the context is open.
+    """A run folder, held by this process alone while the context is open; or by several, each a shard of the work.
+
+    Locks are the operating system's: they are gone when their process is, however it ended.
 
     Parameters
     ----------
@@ -207,10 +224,18 @@ class Workspace:
         The folder; made when missing.
     create : bool
         Whether a missing folder may be made (the stages that only read say no).
+    shard : str, optional
+        ``i/n`` when this process shares the folder with the other shards.
+    keeps_hashes : bool
+        Whether hashes of inputs are written to the folder; a worker leaves that to its driver, see `fresh_hashes`.
     """
 
-    def __init__(self, root: Path, *, create: bool = True) -> None:
+    def __init__(
+        self, root: Path, *, create: bool = True, shard: str | None = None, keeps_hashes: bool = True
+    ) -> None:
         self.root = Path(root)
+        self.shard = shard
+        self._keeps_hashes = keeps_hashes
         manifest = self.root / "manifest.json"
         if not self.root.exists() and not create:
             raise UsageError(f"{root}: no such run folder; `facepipe run --out {root}` makes one")
@@ -230,30 +255,86 @@ class Workspace:
         except OSError as exc:
             raise UsageError(f"{root}: cannot be made: {exc.strerror}") from exc
         self.manifest_path = manifest
-        self._lock = filelock.FileLock(self.root / ".lock")
+        self._lock: filelock.BaseFileLock = filelock.FileLock(self.root / ".lock")
         self._hashes: dict[str, Any] = read_json(self.root / "inputs.json") or {}
+        self.fresh_hashes: dict[str, Any] = {}
+        """What `file_hash` learned and nobody took yet, for `learn_hashes` of another process's workspace."""
 
     def __enter__(self) -> Workspace:
+        whole = self._take(".lock", self._lock, timeout=0 if self.shard is None else _STARTING)
         try:
-            self._lock.acquire(timeout=0)
-        except filelock.Timeout as exc:
-            holder = read_json(self.root / ".holder.json") or {}
-            who = f" (process {holder['pid']} on {holder['host']})" if "pid" in holder else ""
-            raise RunFolderBusyError(
-                f"{self.root}: another facepipe works in this run folder{who}; wait for it"
-            ) from exc
-        except OSError as exc:
-            raise UsageError(f"{self.root}: cannot be written: {exc.strerror}") from exc
-        write_json(self.root / ".holder.json", {"pid": os.getpid(), "host": platform.node()})
-        for part in self.root.rglob("*.part"):  # what a killed process left
-            part.unlink(missing_ok=True)
-        if not self.manifest_path.exists():
-            write_json(self.manifest_path, {"format": FORMAT, "facepipe": __version__})
+            if self.shard is None:
+                self._refuse_shards()
+                for part in self.root.rglob("*.part"):  # what a killed process left
+                    part.unlink(missing_ok=True)
+            else:  # the whole folder is taken only to see that nobody else has it
+                name = f".shard-{self.shard.replace('/', '-of-')}"
+                self._lock = self._take(name, filelock.FileLock(self.root / name), timeout=0)
+            if not self.manifest_path.exists():
+                write_json(self.manifest_path, {"format": FORMAT, "facepipe": __version__})
+        except BaseException:
+            whole.release()
+            raise
+        if self.shard is not None:
+            whole.release(force=True)
+        write_json(self._holder, {"pid": os.getpid(), "host": platform.node()})
         return self
 
     def __exit__(self, *exc: object) -> None:
-        (self.root / ".holder.json").unlink(missing_ok=True)
+        self._holder.unlink(missing_ok=True)
         self._lock.release()
+
+    @property
+    def _holder(self) -> Path:
+        """Who holds the lock; true while the lock is held, and else what a killed process left."""
+        return self._holder_of(Path(self._lock.lock_file).name)
+
+    def _holder_of(self, lock: str) -> Path:
+        return self.root / (".holder.json" if lock == ".lock" else f"{lock}.json")
+
+    def _take(self, name: str, lock: filelock.BaseFileLock, *, timeout: float) -> filelock.BaseFileLock:
+        try:
+            lock.acquire(timeout=timeout)
+        except filelock.Timeout as exc:
+            holder = read_json(self._holder_of(name)) or {}
+            who = f" (process {holder['pid']} on {holder['host']})" if "pid" in holder else ""
+            what = "this run folder" if name == ".lock" else f"shard {name.removeprefix('.shard-')} of this run folder"
+            raise RunFolderBusyError(f"{self.root}: another facepipe works in {what}{who}; wait for it") from exc
+        except OSError as exc:
+            raise UsageError(f"{self.root}: cannot be written: {exc.strerror}") from exc
+        return lock
+
+    def _refuse_shards(self) -> None:
+        for path in sorted(self.root.glob(".shard-*")):
+            if path.suffix != ".json":
+                self._take(path.name, filelock.FileLock(path), timeout=0).release()
+
+    @contextlib.contextmanager
+    def clip_lock(self, side: Side, name: str, *, patient: bool = True) -> Iterator[bool]:
+        """Hold a clip, so that no other process works on its files; yields whether it is held.
+
+        Shards hold the clips that they are at. So does a worker, whose driver may be killed a moment before it ends
+        itself.
+
+        Parameters
+        ----------
+        side, name
+            Which clip.
+        patient : bool
+            Whether to wait for a process that holds it; without, False is yielded.
+        """
+        folder = self.root / ".locks"
+        folder.mkdir(exist_ok=True)
+        lock = filelock.FileLock(folder / f".{side}-{name}")
+        try:
+            lock.acquire(timeout=-1 if patient else 0)
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     def clip_folder(self, side: Side, name: str) -> Path:
         """``RUN/source/<clip>`` or ``RUN/target/<clip>``."""
@@ -273,9 +354,21 @@ class Workspace:
         if known and known["stamp"] == stamp:
             return str(known["sha256"])
         sha256 = file_sha256(path) if path.is_file() else digest([(file.name, file_sha256(file)) for file in files])
-        self._hashes[name] = {"stamp": stamp, "sha256": sha256}
-        write_json(self.root / "inputs.json", self._hashes)
+        self.learn_hashes({name: {"stamp": stamp, "sha256": sha256}})
         return sha256
+
+    def learn_hashes(self, hashes: dict[str, Any]) -> None:
+        """Remember what was learned here or by a worker."""
+        if not hashes:
+            return
+        self._hashes |= hashes
+        if not self._keeps_hashes:
+            self.fresh_hashes |= hashes
+            return
+        path = self.root / "inputs.json"
+        if self.shard is not None:  # what shards write between these two lines is forgotten, and hashed again
+            self._hashes = {**(read_json(path) or {}), **self._hashes}
+        write_json(path, dict(sorted(self._hashes.items())))
 
     def is_done(self, marker: Path, key: str) -> bool:
         """Whether the result that `marker` stands for was made with `key` and its files are still there."""

@@ -254,14 +254,45 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory, short_clips: ShortClips)
     return QuickRun(short_clips.man, short_clips.woman, out, pipeline.run(config))
 
 
+_C2PA_BOX = bytes.fromhex(
+    "d8fec3d61b0e483c92975828877ec481"
+)  # C2PA 2.2, "Embedding manifests into BMFF-based assets": UUID of the box in BMFF files
+
+
+def _without_manifest(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".c2pa":
+        return b"%d" % len(data)
+    place = data.find(_C2PA_BOX) - 8 if path.suffix == ".mp4" else -1
+    if place < 0:
+        return data
+    size = int.from_bytes(data[place : place + 4])
+    assert data[place + 4 : place + 8] == b"uuid"
+    return data[:place] + b"%d" % size + data[place + size :]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_credentials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The self-made certificate of the tests; that of the user is left alone."""
+    folder = tmp_path_factory.mktemp("credentials") / "own"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FACEPIPE_CREDENTIALS", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def contents() -> Callable[[Path], dict[str, str]]:
-    """``contents(folder)``: path -> sha256 of every visible file below it but ``config.toml``."""
+    """``contents(folder)``: path -> sha256 of every visible file below it but ``config.toml``.
+
+    Of an mp4 the box with the C2PA manifest is left out, and of a ``.c2pa`` file all: the C2PA library salts every
+    assertion with 16 random bytes and names each manifest by a random number. Its length is part of the hash, and so
+    is all else of the video.
+    """
 
     def read(folder: Path) -> dict[str, str]:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         return {
-            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            path.relative_to(folder).as_posix(): hashlib.sha256(_without_manifest(path)).hexdigest()
             for path in files
             if path.name != "config.toml"
         }
@@ -282,7 +313,7 @@ def faces_of() -> FacesOf:
     from facepipe.stages.detect import detect_faces
     from facepipe.video import open_clip
 
-    config = DetectConfig(embedder="none", stride=1)
+    config = DetectConfig(embedder="none", stride=1, fill=0)  # the frames may be apart
 
     def gather(path: Path, wanted: range, size: int = 160) -> tuple[Any, Image, dict[int, Image]]:
         with open_clip(path, stop=wanted.stop) as reader:
@@ -320,3 +351,69 @@ def copied_run(tmp_path: Path, quick_run: QuickRun) -> CopiedRun:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         write_faces(path, faces.with_columns(embedding=unit.astype(np.float32)))
     return CopiedRun(out, {"source": "man", "target": "woman"})
+
+
+# ------------------------------------------------------------------------------------------------------ a real browser
+
+
+@dataclass(frozen=True)
+class OpenPage:
+    """A page in the browser, and what went wrong in it: requests that left the file, errors, messages."""
+
+    page: Any
+    requests: list[str]
+    errors: list[str]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A Chromium of this machine, driven by Playwright; skips where either is missing."""
+    import shutil
+
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    known = os.environ.get("FACEPIPE_TEST_BROWSER") or next(filter(None, map(shutil.which, names)), None)
+    if known is None:
+        pytest.skip("no browser on this machine: apt-get install chromium, or set FACEPIPE_TEST_BROWSER")
+    with sync_api.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=known, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., OpenPage]]:
+    """``open_page(path, width=1280, dark=False)``: open a file; every request but the file's own is refused and kept.
+
+    At the end of the test there must have been none, and no error and no warning on the console.
+    """
+    opened: list[OpenPage] = []
+
+    def start(path: Path, *, width: int = 1280, dark: bool = False) -> OpenPage:
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+        )
+        shown = OpenPage(context.new_page(), [], [])
+        address = path.resolve().as_uri()
+
+        def judge(route: Any) -> None:
+            if route.request.url.partition("#")[0] == address:
+                route.continue_()
+            else:
+                shown.requests.append(route.request.url)
+                route.abort()
+
+        shown.page.route("**/*", judge)
+        shown.page.on("pageerror", lambda error: shown.errors.append(str(error)))
+        shown.page.on("console", lambda message: shown.errors.append(f"{message.type}: {message.text}"))
+        shown.page.goto(address)
+        opened.append(shown)
+        return shown
+
+    yield start
+    for shown in opened:
+        shown.page.context.close()
+        assert shown.requests == []
+        assert shown.errors == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -124,7 +125,7 @@ def test_json_of_a_stage(call: Callable[..., Call], folders: dict[str, Path], tm
     done = call(*arguments, "--json")
     assert done.code == 0
     assert done.err == ""
-    assert set(done.json) == {"out", "outcomes", "warnings", "scores"}
+    assert set(done.json) == {"out", "outcomes", "warnings", "scores", "report", "seconds"}
     assert [(o["stage"], o["side"], o["status"]) for o in done.json["outcomes"]] == [
         ("detect", "source", "done"),
         ("detect", "target", "done"),
@@ -247,30 +248,63 @@ def test_faces(call: Callable[..., Call], copied_run: Any, quick_run: Any) -> No
 
 
 def test_verify_says_who_is_labelled(
-    call: Callable[..., Call], make_video: Callable[..., Path], tmp_path: Path
+    call: Callable[..., Call], quick_run: Any, make_video: Callable[..., Path], tmp_path: Path
 ) -> None:
-    options = {"muxer": {"movflags": "use_metadata_tags"}, "count": 2}
-    swapped = make_video(tmp_path / "swapped.mp4", metadata=label(method="procrustes"), **options)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    swapped = folder / "swapped.mp4"
+    shutil.copy(quick_run.out / "swapped" / "woman.mp4", swapped)
     done = call("verify", swapped)
-    assert done.code == 0
-    assert f"{swapped}: swapped by facepipe {__version__}, method procrustes" in done.out
-    plain_one = make_video(tmp_path / "plain.mp4", count=2)
+    assert (done.code, done.err) == (0, "")
+    assert f"{swapped}: intact; swapped by facepipe {__version__}, method procrustes; signed by facepipe" in done.out
+    plain_one = make_video(folder / "plain.mp4", count=2)
     both = call("verify", swapped, plain_one)
     assert both.code == 1
     assert f"{plain_one}: no label" in both.out
-    as_json = call("verify", tmp_path, "--json")
+    as_json = call("verify", folder, "--json")
     assert as_json.code == 1
-    assert as_json.json[str(plain_one)] is None
-    assert as_json.json[str(swapped)]["method"] == "procrustes"
+    assert as_json.json[str(plain_one)]["status"] == "none"
+    known = as_json.json[str(swapped)]
+    assert (known["status"], known["label"]["method"], known["signer"]) == (
+        "intact",
+        "procrustes",
+        "facepipe self-made certificate",
+    )
+
+
+def test_verify_has_an_exit_code_for_each_case(
+    call: Callable[..., Call],
+    quick_run: Any,
+    make_video: Callable[..., Path],
+    tmp_path: Path,
+    own_credentials: Path,
+) -> None:
+    options = {"muxer": {"movflags": "use_metadata_tags"}, "count": 2}
+    unsigned = make_video(tmp_path / "unsigned.mp4", metadata=label(method="procrustes"), **options)
+    done = call("verify", unsigned)
+    assert done.code == 5
+    assert f"{unsigned}: a plain label without signature" in done.out
     odd = make_video(tmp_path / "odd.mp4", metadata={TAG: '{"x": 1}'}, **options)
-    assert "Traceback" not in call("verify", odd).err
+    assert call("verify", odd).code == 5
+    swapped = quick_run.out / "swapped" / "woman.mp4"
+    data = bytearray(swapped.read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "altered.mp4").write_bytes(data)
+    done = call("verify", tmp_path / "altered.mp4", unsigned, swapped)
+    assert done.code == 3
+    assert "altered.mp4: ALTERED" in done.out
+    assert call("verify", swapped, "--trust", own_credentials / "root.pem").code == 0
+    (tmp_path / "text.pem").write_text("text")
+    for name in ("text.pem", "missing.pem"):
+        done = call("verify", swapped, "--trust", tmp_path / name)
+        assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
 
 
 def test_verify_of_what_is_no_video(call: Callable[..., Call], tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_text("text")
     done = call("verify", tmp_path / "x.mp4")
-    assert done.code == 1
-    assert done.err.startswith(f"facepipe: {tmp_path / 'x.mp4'}: ")
+    assert done.code == 4
+    assert done.out.startswith(f"{tmp_path / 'x.mp4'}: ")
     assert call("verify", tmp_path / "missing").code == 2
 
 

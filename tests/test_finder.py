@@ -170,6 +170,18 @@ def test_another_face_in_the_same_place_is_looked_at() -> None:
     assert not set(range(5, 9)) <= set(scene.seen)
 
 
+@pytest.mark.parametrize(("apart", "every"), [(62, False), (50, True)])
+def test_faces_that_overlap_are_looked_at_in_every_frame(apart: int, every: bool) -> None:
+    """A followed fit may slip onto the other face there."""
+    scene = Scene([{0: (100, 50), 1: (100 + apart, 50)}] * 30)
+    tracks, places, looks = run_scene(scene, 5)
+    assert looks == 30 if every else looks < 15
+    assert all(
+        dict(zip(*one, strict=True)) == {0: (100, 50), 1: (100 + apart, 50)}
+        for one in zip(tracks, places, strict=True)
+    )
+
+
 def test_faces_are_ordered_by_size() -> None:
     scene = Scene([{0: (20, 50), 1: (300, 150)}] * 3)
     detect = scene.detect

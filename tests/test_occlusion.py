@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from facepipe.backends.landmarkers import FACE_OVAL
 from facepipe.composite import Patch
 from facepipe.image import hull_mask, polygon_mask
 from facepipe.methods.occlusion import Occlusion, WithOcclusion
+from facepipe.methods.own_face import FaceModel
 from facepipe.methods.plan import Record
 from facepipe.types import Faces, Image
 
@@ -293,7 +295,8 @@ HANDS: dict[int, list[list[tuple[int, int]]]] = {
         [(476, 305), (457, 323), (420, 360), (402, 360), (417, 330), (457, 302)],
     ],
 }
-BARE = (0, 21, 30, 54, 240, 288, 330, 387, 417, 441)  # weeping, blinking, laughing, turned: nothing in front
+# Weeping, blinking, laughing, turned, and at the end bent down as in no frame before: nothing in front.
+BARE = (0, 21, 30, 54, 240, 288, 330, 387, 417, 441, 456, 462, 468)
 
 
 def everyone(faces: Faces) -> Bools:
@@ -390,6 +393,85 @@ def test_other_light_is_nothing_in_front(man: tuple[Faces, Crops]) -> None:
     known = learn(faces, lit, everyone(faces))
     assert known is not None
     assert all(known.front(row) is None for row in range(len(faces)))
+
+
+def bar_on(faces: Faces, crops: Crops, rows: range, opacity: float = 1.0) -> Crops:
+    """The crops, with a bar from below to the nose in some rows."""
+    covered, size = crops.copy(), crops.shape[1]
+    for row in rows:
+        y, x = np.nonzero(hull(faces, row, size))
+        place = (row, slice(int(y.min() + 0.45 * np.ptp(y)), None), slice(int(x.mean()) - 14, int(x.mean()) + 15))
+        covered[place] = np.rint((1 - opacity) * covered[place] + opacity * np.array([60, 120, 60]))
+    return covered
+
+
+def test_what_is_faint_is_found_beside_frames_where_it_is_not(man: tuple[Faces, Crops]) -> None:
+    """A hand that comes or goes is blurred: half of it is background."""
+    faces, clean = man
+    faint = bar_on(faces, clean, range(19, 20), 0.3)
+    known = learn(faces, faint, everyone(faces))
+    assert known is not None
+    assert known.front(19) is None  # by itself it is nothing
+    known = learn(faces, bar_on(faces, faint, range(20, 26)), everyone(faces))
+    assert known is not None
+    front = (known.visible(19) < 0.5) & hull(faces, 19, clean.shape[1])
+    bar = (faint[19] != clean[19]).any(-1) & hull(faces, 19, clean.shape[1])
+    assert overlap(front, bar) > 0.4
+    assert known.front(16) is None
+
+
+def test_other_people_between_the_rows_change_nothing(man: tuple[Faces, Crops]) -> None:
+    faces, clean = man
+    crops = bar_on(faces, clean, range(20, 40))
+    known = learn(faces, crops, everyone(faces))
+    assert known is not None
+    twice = np.repeat(np.arange(len(faces)), 2)  # a second face in each frame, of another track
+    mine = np.arange(len(twice)) % 2 == 0
+    both = faces[twice].with_columns(
+        track=np.where(mine, faces.track[twice], 99).astype(np.int32), face=(~mine).astype(np.int32)
+    )
+    stacked = crops[twice]
+    stacked[~mine] = 128
+    among = Occlusion.learn(both, list(stacked), mine)
+    assert among is not None
+    for row in (18, 19, 20, 30, 39, 40, 50):
+        np.testing.assert_array_equal(among.visible(2 * row), known.visible(row))
+
+
+def test_what_is_learned_is_kept(man: tuple[Faces, Crops], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, crops = man[0], bar_on(*man, range(20, 40))
+    kept = tmp_path / "occlusion.npz", "one"
+    first = Occlusion.learn(faces, list(crops), everyone(faces), kept=kept)
+    fits: list[int] = []
+    fit = FaceModel.fit
+
+    def counted(*parts: Any) -> FaceModel:
+        fits.append(1)
+        return fit(*parts)
+
+    monkeypatch.setattr(FaceModel, "fit", counted)
+    again = Occlusion.learn(faces, list(crops), everyone(faces), kept=kept)
+    assert first is not None
+    assert again is not None
+    assert not fits
+    for row in (10, 25):
+        np.testing.assert_array_equal(again.visible(row), first.visible(row))
+    assert Occlusion.learn(faces, list(crops), everyone(faces), kept=(kept[0], "other")) is not None
+    kept[0].write_bytes(kept[0].read_bytes()[:-100])  # damaged
+    assert Occlusion.learn(faces, list(crops), everyone(faces), kept=kept) is not None
+    assert len(fits) == 2
+    assert FaceModel.read(*kept) is not None
+
+
+def test_doubt_grows_with_what_was_never_seen(man: tuple[Faces, Crops]) -> None:
+    known = learn(*man, everyone(man[0]))
+    assert known is not None
+    model, codes = known._model, known.codes
+    doubts = np.array([model.doubt(code) for code in codes])
+    assert (doubts >= 1).all()
+    assert np.median(doubts) == 1
+    away = codes.mean(0) + np.outer(np.arange(2, 8), codes[40] - codes.mean(0))
+    assert (np.diff([model.doubt(code.astype(np.float32)) for code in away]) > 0).all()
 
 
 def test_too_few_faces_tell_nothing(man: tuple[Faces, Crops]) -> None:

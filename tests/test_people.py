@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 import facepipe
 from facepipe.errors import NoFaceError, RunFolderError, UsageError
-from facepipe.gallery import KEYS, best_faces, faces, qualities, sheet_of
+from facepipe.gallery import best_faces, faces, sheet_of
 from facepipe.people import find_people, mean_embedding, person_rows
+from facepipe.selection import KEYS, qualities
 from facepipe.types import Faces, Flag
 from facepipe.video import read_image
 from facepipe.workspace import read_crops, read_faces, write_faces

@@ -26,7 +26,8 @@ from facepipe import pipeline
 from facepipe.cli import main
 from facepipe.config import AlignConfig, Config, load
 from facepipe.errors import NoFaceError, RunFolderBusyError
-from facepipe.provenance import TAG, read_label
+from facepipe.provenance import TAG, check, read_label
+from facepipe.report import write_report
 from facepipe.stages.align import crop_transforms, steady_faces
 from facepipe.types import VideoInfo
 from facepipe.video import open_clip, open_writer, write_image
@@ -154,7 +155,7 @@ def test_the_manifest_traces_everything(run_folder: Any) -> None:
     for side, clip in (("source", run_folder.clips.man / "man.mp4"), ("target", run_folder.clips.woman / "woman.mp4")):
         (known,) = manifest["inputs"][side].values()
         assert known == {"path": str(clip), "sha256": hashlib.sha256(clip.read_bytes()).hexdigest()}
-    assert set(manifest["weights"]) == {"yunet", "facemesh", "irv1", "sface"}
+    assert set(manifest["weights"]) == {"yunet", "facemesh", "irv1", "sface", "mobilenetv2"}
     assert manifest["failed"] == []
     assert "torch" in manifest["versions"]
     config = load(run_folder.out / "config.toml")
@@ -286,6 +287,7 @@ def test_stages_one_after_the_other_are_a_run(
         before = {o.stage: o.status for o in stage(out=out).outcomes}
         assert list(before.values())[-1] == "done"
         assert set(list(before.values())[:-1]) <= {"kept"}
+    write_report(out)
     assert contents(out) == contents(quick_run.out)
 
 
@@ -420,7 +422,8 @@ def test_sound_that_mp4_cannot_hold_makes_a_matroska_file(
     out = tmp_path / "RUN"
     result = facepipe.run(settings_of(quick, out=out, source=short_clips.man, target=target))
     assert result.failed == []
-    assert sorted(p.name for p in (out / "swapped").iterdir()) == ["old.json", "old.mkv", "old.parquet"]
+    assert sorted(p.name for p in (out / "swapped").iterdir()) == ["old.c2pa", "old.json", "old.mkv", "old.parquet"]
+    assert check(out / "swapped" / "old.mkv").status == "intact"
     assert audio_of(out / "swapped" / "old.mkv") == audio_of(target)
     assert read_label(out / "swapped" / "old.mkv") is not None
     assert not list(out.rglob("*.part"))

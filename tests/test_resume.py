@@ -88,6 +88,7 @@ POINTS = [
     "source/man/crops.npy",
     "target/woman/align.json",
     "masks/woman.mkv.part",
+    "swapped/*.signed.part",
     "swapped/woman.json",
     "scores.parquet",
     "scores.json",

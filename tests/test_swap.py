@@ -310,8 +310,13 @@ def test_closing_early_closes_the_clip(tmp_path: Path, make_video: Callable[...,
 
 def write(frames: Iterable[SwappedFrame], folder: Path, **more: Any) -> dict[str, Any]:
     like = VideoInfo(folder, SIZE, Fraction(10), Fraction(1, 100))
-    paths = {"video": folder / "out.mp4", "mask": folder / "mask.mkv"}
-    return write_swap(frames, SwapConfig(codec="lossless"), like=like, **paths, audio_from=None, metadata={}, **more)
+    given: dict[str, Any] = {
+        "video": folder / "out.mp4",
+        "mask": folder / "mask.mkv",
+        "audio_from": None,
+        "metadata": {},
+    }
+    return write_swap(frames, SwapConfig(codec="lossless"), like=like, **{**given, "sign": lambda _: None, **more})
 
 
 def test_what_is_written_is_what_was_swapped(tmp_path: Path) -> None:
@@ -332,6 +337,23 @@ def test_what_is_written_is_what_was_swapped(tmp_path: Path) -> None:
             np.testing.assert_array_equal(mask.image[..., 0], full_mask(one.region, SIZE))
             assert mask.image.any() == (one.record is not None)
             assert frame.time == Fraction(one.index, 10)
+
+
+def test_a_video_is_signed_before_it_has_its_name(tmp_path: Path) -> None:
+    """What cannot be signed leaves no file."""
+    seen: list[tuple[bool, bool]] = []
+
+    def sign(part: Path) -> None:
+        seen.append((part.stat().st_size > 0, (tmp_path / "out.mp4").exists()))
+        if len(seen) == 2:
+            raise OwnError("x")
+
+    write(swapped(frames(3), Squares(faces_in([1]))), tmp_path, sign=sign)
+    (tmp_path / "out.mp4").unlink()
+    with pytest.raises(OwnError):
+        write(swapped(frames(3), Squares(faces_in([1]))), tmp_path, sign=sign)
+    assert seen == [(True, False), (True, False)]
+    assert not list(tmp_path.glob("out.*"))
 
 
 @pytest.mark.parametrize("where", ["told", "writer"])

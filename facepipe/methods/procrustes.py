@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import geometry
-from facepipe.backends.landmarkers import FACE_OVAL
 from facepipe.composite import Patch
 from facepipe.config import SwapConfig
 from facepipe.image import hull_mask, piecewise_warp, warp
 from facepipe.methods.bank import ANGLE, SourceBank, expression, frontal_shapes, mean_face, neighbours, triangulation
+from facepipe.methods.forehead import Forehead, picture_ends
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.types import Faces, Image
 
@@ -169,14 +169,16 @@ class Overlay:
         The target person's faces (for their mean shape); all of the clip.
     config : SwapConfig
         `shape` and `refine` are used.
+    forehead : Forehead, optional
+        How far pictures are laid above the brows; not at all by default, since what nets draw ends there.
     """
 
-    def __init__(self, mean: Points, target: Faces, config: SwapConfig) -> None:
+    def __init__(self, mean: Points, target: Faces, config: SwapConfig, *, forehead: Forehead | None = None) -> None:
         self._config = config
         model = mean_face(target)
-        dense = model.shape[1] == 3
-        self._triangles = triangulation(model)
-        self._outline = FACE_OVAL if dense else None
+        self._forehead = forehead or Forehead(0.0)
+        self._triangles = self._forehead.triangles(model, triangulation(model))
+        self._outline = self._forehead.outline(len(model))
         self._target_mean = np.median(frontal_shapes(target), axis=0) if len(target) else model
         self._own = _smoothing(model) @ (mean - self._target_mean) * _inner_weight(model)[:, None] * config.shape
 
@@ -188,7 +190,7 @@ class Overlay:
 
     def place(self, face: Faces, frame_size: tuple[int, int]) -> Place | None:
         """Where a one-row table `face` is in a frame of that height and width; None when it lies outside."""
-        points = self.points(face)
+        points = self._forehead.points(self.points(face))
         low = np.maximum(np.floor(points[:, :2].min(0)).astype(int) - 2, 0)
         high = np.minimum(np.ceil(points[:, :2].max(0)).astype(int) + 3, frame_size[::-1])
         if (high - low < 4).any():
@@ -201,7 +203,8 @@ class Overlay:
         """A picture (H, W, C) with landmarks `own` (P, 2), moved to its place, and where it has a face."""
         outline = place.points if self._outline is None else place.points[self._outline]
         mask = hull_mask(outline, place.size)
-        matrix = geometry.umeyama(own, place.points)[:2]
+        matrix = geometry.umeyama(own, place.points[: len(own)])[:2]
+        own = self._forehead.points(own)
         if self._config.refine == "none":
             return warp(picture, matrix, place.size, border="replicate"), mask
         scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
@@ -231,7 +234,9 @@ class Swapper:
 
     def __init__(self, bank: SourceBank, target: Faces, config: SwapConfig) -> None:
         self._bank = bank
-        self._overlay = Overlay(bank.mean, target, config)
+        forehead = Forehead.of(config.forehead, len(bank.mean))
+        self._overlay = Overlay(bank.mean, target, config, forehead=forehead)
+        self._raised = forehead.adds(len(bank.mean)) > 0
 
     def __call__(self, face: Faces, shares: Mapping[int, float], frame_size: tuple[int, int]) -> Patch | None:
         """The patch for a one-row table `face`; None when it lies outside of the frame.
@@ -248,13 +253,22 @@ class Swapper:
         place = self._overlay.place(face, frame_size)
         if place is None:
             return None
-        crops, points = self._bank.crops, self._bank.points
-        layers = {source: self._overlay.lay(crops[source], points[source], place) for source in shares}
+        layers = {source: self._laid(source, place) for source in shares}
         if len(layers) == 1:
             return Patch(*next(iter(layers.values())), place.frame_to_place)
         image = sum(shares[source] * layer.astype(np.float32) for source, (layer, _) in layers.items())
         mask = np.minimum.reduce([covered for _, covered in layers.values()])
         return Patch(np.asarray(np.rint(image), np.uint8), mask, place.frame_to_place)
+
+    def _laid(self, source: int, place: Place) -> tuple[Image, NDArray[np.float32]]:
+        """The bank's face in its place; its forehead may lie beyond the frame that it is cut from."""
+        crop, points = np.asarray(self._bank.crops[source]), self._bank.points[source]
+        ends = picture_ends(crop) if self._raised else None
+        if ends is None:
+            return self._overlay.lay(crop, points, place)
+        four = np.dstack([crop, np.where(ends, 0, 255).astype(np.uint8)])
+        laid, mask = self._overlay.lay(four, points, place)
+        return laid[..., :3], np.where(laid[..., 3] == 255, mask, 0).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from facepipe import geometry
 from facepipe.config import DetectConfig, LimitsConfig
+from facepipe.cuts import CutFinder
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.finder import Finder, Found, Models
+from facepipe.tracks import fill_gaps, link_tracks
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
 
@@ -43,12 +45,17 @@ def detect_faces(
     Returns
     -------
     Faces
-        ``frame_to_crop`` and ``sharpness`` are left to stage *align* (zeros).
+        ``frame_to_crop`` and ``sharpness`` are left to stage *align* (zeros). Tracks are one person's each and end at
+        cuts; short gaps of them are filled, see `facepipe.tracks`.
     """
     rows: list[_Row] = []
+    times: dict[int, int] = {}
+    scenes = CutFinder()
     crops: list[Image] = []
     embeddings: list[NDArray[np.float32]] = []
     for frame, found in Finder(models.detector, models.landmarker, stride=config.stride)(frames):
+        times[frame.index] = frame.pts
+        scenes.see(frame.image)
         for number, face in enumerate(found):
             rows.append(_Row(frame.index, frame.pts, number, face))
             if models.embedder is not None:
@@ -59,7 +66,26 @@ def detect_faces(
     if crops and models.embedder is not None:
         embeddings.append(models.embedder.embed(np.stack(crops)))
     faces = _table(rows, np.concatenate(embeddings) if embeddings else None)
-    return faces.with_columns(flags=quality_flags(faces, size, limits)) if len(faces) else faces
+    if not len(faces):
+        return faces
+    faces = faces.with_columns(flags=quality_flags(faces, size, limits))
+    shown = list(times)
+    faces = faces.with_columns(track=link_tracks(faces, [shown[i] for i in scenes.cuts()], memory=config.memory))
+    return _described(fill_gaps(faces, times, config.fill), size, limits)
+
+
+def _described(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> Faces:
+    """The faces with pose and flags of those that were filled in."""
+    rows = np.flatnonzero(faces.flags & Flag.FILLED)
+    if not rows.size:
+        return faces
+    pose = {name: getattr(faces, name).copy() for name in ("yaw", "pitch", "roll")}
+    for name, values in zip(pose, geometry.face_pose(faces.landmarks[rows], faces.mesh[rows]), strict=True):
+        pose[name][rows] = values
+    faces = faces.with_columns(**pose)
+    flags = faces.flags.copy()
+    flags[rows] |= quality_flags(faces[rows], size, limits)
+    return faces.with_columns(flags=flags)
 
 
 @dataclass(frozen=True, slots=True)

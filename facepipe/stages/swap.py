@@ -5,7 +5,8 @@ Decoding, the method, the composite and the encoder work at the same time, each 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from facepipe.composite import Compositor, Patch, Region
 from facepipe.config import SwapConfig
 from facepipe.methods.plan import Plan, Record
 from facepipe.overlap import ahead
+from facepipe.truth import Blend, TruthWriter
 from facepipe.types import Image, VideoInfo
 from facepipe.video import Frame, open_writer
 
@@ -28,12 +30,13 @@ _HELD = 4  # batches' worth of frames that wait for a batch to fill up
 
 @dataclass(frozen=True, slots=True)
 class SwappedFrame:
-    """A frame after the swap; `region` and `record` are None where nothing was swapped."""
+    """A frame after the swap; `region`, `frame_to_patch` and `record` are None where nothing was swapped."""
 
     index: int
     pts: int
     image: Image
     region: Region | None = None
+    frame_to_patch: NDArray[np.float64] | None = None
     record: Record | None = None
 
 
@@ -112,7 +115,8 @@ def _composited(patched: Iterable[_Patched], plan: Plan, compositor: Compositor)
             yield one.frame
             continue
         image, region = compositor(one.frame.image, one.patch, one.frame.index)
-        yield replace(one.frame, image=image, region=region, record=plan.record(one.row))
+        matrix, record = one.patch.frame_to_patch, plan.record(one.row)
+        yield replace(one.frame, image=image, region=region, frame_to_patch=matrix, record=record)
 
 
 def full_mask(region: Region | None, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -121,6 +125,16 @@ def full_mask(region: Region | None, size: tuple[int, int]) -> NDArray[np.uint8]
     if region is not None:
         mask[region.rows, region.columns] = np.ceil(region.mask * 255).astype(np.uint8)
     return mask
+
+
+def _blend(frame: SwappedFrame, source_clips: Sequence[str]) -> Blend | None:
+    """What a frame was blended from."""
+    region, matrix, record = frame.region, frame.frame_to_patch, frame.record
+    if region is None or matrix is None or record is None:
+        return None
+    clip = source_clips[record.source_clip] if record.source_clip >= 0 else None
+    origin = (record.face, clip, record.source_frame, record.source_face)
+    return Blend(region.rows, region.columns, region.mask, region.face, matrix, *origin)
 
 
 def write_swap(
@@ -132,6 +146,9 @@ def write_swap(
     mask: Path,
     audio_from: Path | None,
     metadata: dict[str, str],
+    sign: Callable[[Path], None],
+    truth: TruthWriter | None = None,
+    source_clips: Sequence[str] = (),
 ) -> dict[str, NDArray[Any]]:
     """Write swapped frames into a video, and their masks into another.
 
@@ -149,6 +166,12 @@ def write_swap(
         A file whose sound the video gets.
     metadata : dict of str to str
         Tags of the video.
+    sign : callable
+        Called with the complete video before that has its final name, to give it its content credentials.
+    truth : TruthWriter, optional
+        Gets the truth of the blend; it is opened and closed here.
+    source_clips : sequence of str
+        Names of the source clips, for the truth.
 
     Returns
     -------
@@ -166,12 +189,16 @@ def write_swap(
             preset=config.preset,
             audio_from=audio_from,
             metadata=metadata,
+            finish=sign,
         ) as pictures,
         open_writer(mask, like, codec="mask") as masks,
+        truth or nullcontext(),
     ):
         for frame in frames:
             pictures.write(frame.image, frame.pts)
             masks.write(full_mask(frame.region, like.size), frame.pts)
+            if truth is not None:
+                truth.write(frame.index, frame.pts, _blend(frame, source_clips))
             done.append((frame.index, frame.pts, frame.record))
     nothing = Record(-1)
     records = [record or nothing for _, _, record in done]

@@ -11,6 +11,7 @@ Convention
 """
 
 from facepipe.video.clips import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clip, find_clips
+from facepipe.video.planes import read_planes
 from facepipe.video.reader import ClipReader, Frame, open_clip, probe
 from facepipe.video.source import Limits, read_metadata
 from facepipe.video.stills import read_image, write_image
@@ -30,5 +31,6 @@ __all__ = [
     "probe",
     "read_image",
     "read_metadata",
+    "read_planes",
     "write_image",
 ]

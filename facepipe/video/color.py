@@ -94,9 +94,11 @@ def to_rgb(frame: VideoFrame, coding: Coding, size: tuple[int, int], reformatter
     return over_black(pixels) if transparent else pixels
 
 
-def from_rgb(image: Image, coding: Coding, pixel_format: str, reformatter: VideoReformatter) -> VideoFrame:
-    """A frame ready for the encoder from RGB (or, for ``gray``, from a (H, W) plane)."""
-    if pixel_format in ("gray", "rgb24"):
+def from_rgb(
+    image: Image | NDArray[np.uint16], coding: Coding, pixel_format: str, reformatter: VideoReformatter
+) -> VideoFrame:
+    """A frame ready for the encoder from RGB (or, for ``gray`` and ``gray16le``, from a (H, W) plane)."""
+    if pixel_format in ("gray", "gray16le", "rgb24"):
         return VideoFrame.from_ndarray(image, format=pixel_format)
     return reformatter.reformat(
         VideoFrame.from_ndarray(image, format="rgb24"),

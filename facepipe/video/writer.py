@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -55,13 +55,15 @@ class ClipWriter:
         path: Path,
         like: VideoInfo,
         *,
-        codec: Literal["h264", "lossless", "mask"],
+        codec: Literal["h264", "lossless", "mask", "mask16"],
         crf: int,
         preset: str,
         metadata: dict[str, str],
         audio_from: Path | None,
+        finish: Callable[[Path], None] | None,
     ) -> None:
         self.path = path
+        self._finish = finish
         self.frames = 0
         self._like = like
         # Limited range for every input: swscale makes full-range chroma half a level too small (measured).
@@ -107,15 +109,15 @@ class ClipWriter:
         return container
 
     def _add_video(self, container: OutputContainer, codec: str, crf: int, preset: str) -> Any:
-        name = {"h264": "libx264", "lossless": "libx264rgb", "mask": "ffv1"}[codec]
-        options = {"crf": str(crf if codec == "h264" else 0), "preset": preset} if codec != "mask" else {}
+        name = {"h264": "libx264", "lossless": "libx264rgb"}.get(codec, "ffv1")
+        options = {"crf": str(crf if codec == "h264" else 0), "preset": preset} if name != "ffv1" else {}
         stream: Any = container.add_stream(name, rate=self._like.rate.limit_denominator(10**6), options=options)
         stream.height, stream.width = self._like.size
         stream.pix_fmt = self._format
         context = stream.codec_context
         context.time_base = self._like.time_base
         context.thread_count = _THREADS
-        if codec == "mask":
+        if name == "ffv1":
             context.color_range = int(ColorRange.JPEG)
         if codec == "h264":
             context.colorspace = _SPACE_NUMBERS[self._coding.space]
@@ -135,13 +137,13 @@ class ClipWriter:
         else:
             self.abort()
 
-    def write(self, image: NDArray[np.uint8], pts: int) -> None:
+    def write(self, image: NDArray[np.uint8] | NDArray[np.uint16], pts: int) -> None:
         """Append a frame.
 
         Parameters
         ----------
         image : (H, W, 3) uint8 array
-            RGB of the size of `like`; for ``codec="mask"`` a (H, W) plane.
+            RGB of the size of `like`; for ``codec="mask"`` a (H, W) plane, for ``"mask16"`` one of uint16.
         pts : int
             Its time in units of the ``time_base`` of `like`, later than the one before.
 
@@ -152,15 +154,17 @@ class ClipWriter:
         MediaError
             The file cannot be written.
         """
-        shape = self._like.size if self._format == "gray" else (*self._like.size, 3)
-        if image.shape != shape or image.dtype != np.uint8:
-            raise ValueError(f"{self.path}: expected {shape} uint8, got {image.shape} {image.dtype}")
+        shape = self._like.size if self._format.startswith("gray") else (*self._like.size, 3)
+        dtype = np.dtype(np.uint16 if self._format == "gray16le" else np.uint8)
+        if image.shape != shape or image.dtype != dtype:
+            raise ValueError(f"{self.path}: expected {shape} {dtype}, got {image.shape} {image.dtype}")
         if self._last is not None and pts <= self._last:
             raise ValueError(f"{self.path}: expected a pts after {self._last}, got {pts}")
         if self._container is None:
             raise ValueError(f"{self.path}: the writer is closed")
         self._last = pts
-        frame = from_rgb(np.ascontiguousarray(image), self._coding, self._format, self._reformatter)
+        whole: Any = np.ascontiguousarray(image)
+        frame = from_rgb(whole, self._coding, self._format, self._reformatter)
         frame.pts = int(pts)
         frame.time_base = self._like.time_base
         with _writing(self.path):
@@ -185,12 +189,22 @@ class ClipWriter:
                 if self._audio is not None:
                     self._audio.copy(self._container, until=None)
                 self._container.close()
+                self._check()
+                if self._finish is not None:
+                    self._finish(self._part)
                 publish(self._part, self.path)
         except BaseException:
             self.abort()
             raise
         self._container = None
         self._close_audio()
+
+    def _check(self) -> None:
+        """Count the frames that are in the file: one that has others than were written gets no name."""
+        with av.open(f"file:{self._part}") as made:
+            found = sum(packet.size > 0 for packet in made.demux(made.streams.video[0]))
+        if found != self.frames:
+            raise MediaError(f"{self.path}: holds {found} of the {self.frames} frames written; run again")
 
     def abort(self) -> None:
         """Give up: close and remove the partial file."""
@@ -260,8 +274,8 @@ class _AudioCopy:
 
 
 def _pixel_format(codec: str, size: tuple[int, int]) -> str:
-    if codec == "mask":
-        return "gray"
+    if codec in ("mask", "mask16"):
+        return "gray" if codec == "mask" else "gray16le"
     if codec == "lossless":
         return "rgb24"
     # 4:2:0 halves both sides; x264 takes odd ones as 4:4:4 only, which keeps the size exactly.
@@ -272,11 +286,12 @@ def open_writer(
     path: str | Path,
     like: VideoInfo,
     *,
-    codec: Literal["h264", "lossless", "mask"] = "h264",
+    codec: Literal["h264", "lossless", "mask", "mask16"] = "h264",
     crf: int = 16,
     preset: str = "fast",
     metadata: dict[str, str] | None = None,
     audio_from: str | Path | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> ClipWriter:
     """Open a video file for writing.
 
@@ -287,10 +302,10 @@ def open_writer(
         counts whole milliseconds and none below zero (sound that starts before zero shifts sound and picture).
     like : VideoInfo
         Size, time base, rate and colour matrix to write, usually those of the input.
-    codec : {"h264", "lossless", "mask"}
+    codec : {"h264", "lossless", "mask", "mask16"}
         ``h264`` is 8 bit 4:2:0 (4:4:4 where a side is odd) in the matrix of `like` and in limited range, tagged so
         (full-range input is converted); ``lossless`` is RGB H.264, bit-exact; ``mask`` is grey FFV1, bit-exact, for
-        ``.mkv``.
+        ``.mkv``; ``mask16`` the same with 16 bits a pixel, which `read_planes` reads.
     crf : int
         Quality of ``h264``, 0 to 51; less is better and larger.
     preset : str
@@ -299,6 +314,9 @@ def open_writer(
         Tags of the container; `read_metadata` reads them back.
     audio_from : str or Path, optional
         Copy every audio stream of this file, packet by packet, with its times.
+    finish : callable, optional
+        Called with the complete file before that has its final name; what it leaves there gets the name. Where it
+        raises, there is no file.
 
     Returns
     -------
@@ -317,7 +335,7 @@ def open_writer(
     path = Path(path)
     if path.suffix.lower() not in _MUXERS:
         raise UsageError(f"{path}: cannot write '{path.suffix}' videos, expected one of {' '.join(_MUXERS)}")
-    if codec == "mask" and path.suffix.lower() != ".mkv":
+    if codec in ("mask", "mask16") and path.suffix.lower() != ".mkv":
         raise UsageError(f"{path}: masks are written to .mkv files, got '{path.suffix}'")
     return ClipWriter(
         path,
@@ -327,4 +345,5 @@ def open_writer(
         preset=preset,
         metadata=dict(metadata or {}),
         audio_from=Path(audio_from) if audio_from is not None else None,
+        finish=finish,
     )

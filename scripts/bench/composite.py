@@ -120,7 +120,7 @@ def bands(region: Region, size: tuple[int, int]) -> tuple[NDArray[np.float32], l
 def plain(frame: Picture, patch: Patch, index: int) -> tuple[Picture, Region]:
     """The patch as it is, wherever the composite would change anything."""
     _, region = Compositor(SwapConfig(color="none", blend="feather"))(frame, patch, index)
-    hard = Region(region.rows, region.columns, (region.mask > 0).astype(np.float32))
+    hard = Region(region.rows, region.columns, (region.mask > 0).astype(np.float32), region.face)
     height, width = hard.mask.shape
     to_region = np.array([[1.0, 0, -hard.columns.start], [0, 1, -hard.rows.start]])
     matrix = np.linalg.inv(np.vstack([patch.frame_to_patch, [0, 0, 1]]))

@@ -323,9 +323,16 @@ def swap_speed(run: Path, rounds: int = 3) -> list[Row]:
                 for _ in swapped:
                     pass
                 return
-            files = {"video": out / "video.mkv", "mask": out / "mask.mkv"}
-            sound = clip.path if reader.info.has_audio else None
-            write_swap(swapped, config.swap, like=reader.info, audio_from=sound, metadata={}, **files)
+            write_swap(
+                swapped,
+                config.swap,
+                like=reader.info,
+                video=out / "video.mkv",
+                mask=out / "mask.mkv",
+                audio_from=clip.path if reader.info.has_audio else None,
+                metadata={},
+                sign=lambda _: None,  # see label.py for what that costs
+            )
 
     with tempfile.TemporaryDirectory() as name:
         works: dict[str, Callable[[], None]] = {
