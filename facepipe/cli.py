@@ -135,6 +135,8 @@ def _stage(
 
 def _report(result: Any, *, as_json: bool, quiet: bool, told: bool = False) -> None:
     """Print a result; `told` when standard error has heard of it."""
+    from rich.text import Text
+
     from facepipe.console import outcome_table, scores_table, stage_table
 
     if as_json:
@@ -150,7 +152,7 @@ def _report(result: Any, *, as_json: bool, quiet: bool, told: bool = False) -> N
             _stderr.print(outcome_table(result))
             _stderr.print(stage_table(result))
         for warning in () if told else result.warnings:
-            _stderr.print(f"[yellow]note[/] {warning}", highlight=False)
+            _stderr.print(Text.assemble(("note", "yellow"), f" {warning}"), soft_wrap=True)
         if result.scores:
             _stdout.print(scores_table(result.scores))
         if result.report is not None:

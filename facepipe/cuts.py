@@ -61,8 +61,8 @@ class CutFinder:
         self._steps: list[float] = []
         self._apart: list[float] = []
 
-    def see(self, image: Image) -> None:
-        """Look at the next frame, (H, W, 3) uint8 RGB."""
+    def see(self, image: Image) -> bool:
+        """Look at the next frame, (H, W, 3) uint8 RGB; whether it is as far from the one before as after a cut."""
         now, own = _look(image), len(self._apart)
         self._apart.append(np.inf)
         self._steps.append(0.0)
@@ -74,6 +74,7 @@ class CutFinder:
             for place in range(max(own - back, own - _REACH) + 1, min(own, own - back + _REACH) + 1):
                 self._apart[place] = min(self._apart[place], distance)
         self._last.append(now)
+        return self._steps[own] > _FAR
 
     def cuts(self) -> list[int]:
         """Numbers of the frames, counted from the first one seen, with which a new scene begins; rising."""

@@ -1,9 +1,9 @@
 """Finds faces in successive frames and follows them.
 
-The detector looks at every n-th frame. Between two looks each face is followed by its landmarks, and what was
-followed counts only if both looks agree on who is there and nothing was in doubt on the way, as faces that overlap
-are; otherwise the detector looks at each frame of the stretch. So the stride changes the speed and, but for faces that
-come and go between two looks, not the faces.
+The detector looks at the first frame and at every n-th after it. Between two looks each face is followed by its
+landmarks, and what was followed counts only if both looks agree on who is there and nothing was in doubt on the way,
+as faces that overlap are, and frames around a cut; otherwise the detector looks at each frame of the stretch. So the
+stride changes the speed and, but for faces that come and go between two looks, not the faces.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from facepipe.backends.detectors import Detections, Detector, load_detector
 from facepipe.backends.embedders import Embedder, load_embedder
 from facepipe.backends.landmarkers import Fit, Landmarker, load_landmarker
 from facepipe.config import DetectConfig
+from facepipe.cuts import CutFinder
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.image import warp
 from facepipe.types import Image
@@ -78,28 +79,32 @@ class Finder:
         self._tracks: list[Found] = []
         self._patches: list[NDArray[np.float32]] = []
         self._next = 0
+        self.scenes = CutFinder()
+        """Has seen all frames that were drawn."""
         self.looks = 0
         """How often the detector ran."""
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, list[Found]]]:
         """Yield each frame with its faces, largest first. At most `stride` frames are held at a time."""
         stretch: list[Frame] = []
+        changed = False
         for frame in frames:
             stretch.append(frame)
-            if len(stretch) == self._stride:
-                yield from self._through(stretch)
-                stretch = []
+            changed |= self.scenes.see(frame.image)
+            if len(stretch) == (self._stride if self.looks else 1):  # who is there at the start may be gone soon
+                yield from self._through(stretch, changed)
+                stretch, changed = [], False
         if stretch:
-            yield from self._through(stretch)
+            yield from self._through(stretch, changed)
 
     def _look(self, frame: Frame) -> Detections:
         self.looks += 1
         return self._detector.detect(frame.image)
 
-    def _through(self, stretch: list[Frame]) -> Iterator[tuple[Frame, list[Found]]]:
+    def _through(self, stretch: list[Frame], changed: bool) -> Iterator[tuple[Frame, list[Found]]]:
         """Follow the faces through the stretch if the look at its end confirms it, else look everywhere."""
         at_end = self._look(stretch[-1])
-        followed = self._follow(stretch, at_end) if len(stretch) > 1 or self._landmarker.follows else None
+        followed = None if changed or not self._landmarker.follows else self._follow(stretch, at_end)
         if followed is None:
             for frame in stretch:
                 self._step(frame, at_end if frame is stretch[-1] else self._look(frame))

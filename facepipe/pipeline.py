@@ -1114,7 +1114,7 @@ class _Run:
             marker.unlink(missing_ok=True)
             if len(self._score_clips(clips, key)) == len(clips):
                 self.workspace.mark_done(marker, key, ["scores.json", "scores.parquet"], swaps=swaps)
-        else:
+        elif not self.result.failed:
             self.result.warnings.append(f"{root}: nothing to score, no clip was swapped")
         self.result.scores = evaluation.read_scores(root) if clips else None
 

@@ -3,28 +3,28 @@
 The finder follows faces from frame to frame by their boxes. That is sure while a face is alone; where two cross, or
 one goes out of sight, only the embeddings tell who is who. So its tracks are taken as pieces, cut where the scene or
 the person changes, and joined anew: the best set of pairs of an earlier and a later piece, by who they show and by
-where they move. What lies between two pieces of a track and is short is filled in.
+where they move.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from facepipe.boxes import area, centres, common
 from facepipe.people import mean_embedding
-from facepipe.types import Faces, Flag
+from facepipe.types import Faces
 
-__all__ = ["between", "fill_gaps", "link_tracks"]
+__all__ = ["link_tracks"]
 
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _TOUCHING = 0.1  # of the smaller box: its picture shows something of the other face
-_COVERED = 0.4  # of a box under another: not missed, but hidden
 _CLOSE = 1.5  # widths of a face from centre to centre within which two may be mixed up
 _JUMP = 0.3  # widths in a frame: beside another face perhaps from one to the other
 _WINDOW = 8  # faces on each side of a change of person
@@ -40,8 +40,6 @@ _LEAST_SURE = 3  # faces that nothing overlaps; with fewer of them a track is no
 _STRANGE = 0.2  # cosine below which even few faces show another person
 _LEAST_FIT = (0.15, 0.5)  # how well half-hidden faces have to fit one end of a gap, and the other
 _STOPPED = 0.3  # widths: what it costs to have stopped, or turned back, out of sight
-_FASTEST = 0.35  # widths of a face in a frame that a filled gap may move
-_GROWTH = 1.6  # how much a face may grow or shrink over one
 
 
 def link_tracks(faces: Faces, cuts: Sequence[int] = (), *, memory: int = 50) -> NDArray[np.int32]:
@@ -110,12 +108,12 @@ def _pieces(faces: Faces, cuts: Sequence[int]) -> list[_Piece]:
 def _neighbourhood(faces: Faces) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N,) bool twice: whether another face of the frame overlaps, and whether one is close."""
     touching, close = np.zeros(len(faces), bool), np.zeros(len(faces), bool)
-    centre, width = _centres(faces.box)
+    centre, width = centres(faces.box)
     step = 1
     while (one := np.flatnonzero(faces.frame[step:] == faces.frame[:-step])).size:  # rows are in order of frames
         other = one + step
-        area = np.minimum(_area(faces.box[one]), _area(faces.box[other]))
-        overlap = _common(faces.box[one], faces.box[other]) > _TOUCHING * area
+        smaller = np.minimum(area(faces.box[one]), area(faces.box[other]))
+        overlap = common(faces.box[one], faces.box[other]) > _TOUCHING * smaller
         near = np.linalg.norm(centre[one] - centre[other], axis=1) < _CLOSE * np.maximum(width[one], width[other])
         for mask, found in ((touching, overlap), (close, near)):
             mask[one[found]] = mask[other[found]] = True
@@ -125,7 +123,7 @@ def _neighbourhood(faces: Faces) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
 
 def _strides(box: NDArray[np.float32]) -> Float64:
     """(N - 1,) how far each box is from the one before, in widths."""
-    centre, width = _centres(box)
+    centre, width = centres(box)
     return np.asarray(np.linalg.norm(np.diff(centre, axis=0), axis=1) / np.maximum(width[1:], 1e-6))
 
 
@@ -168,7 +166,7 @@ def _piece(faces: Faces, rows: Ints, scene: int, clean: NDArray[np.bool_], alone
     if not sure.size and len(seen) >= _ENDS:
         sure = seen
     looks = mean_embedding(faces.embedding[sure[:_ENDS]]), mean_embedding(faces.embedding[sure[-_ENDS:]])
-    centre, width = _centres(faces.box[rows])
+    centre, width = centres(faces.box[rows])
     last = min(len(rows) - 1, _STEPS)
     places = []
     for end, step in ((0, last), (-1, -1 - last)):
@@ -182,44 +180,64 @@ def _piece(faces: Faces, rows: Ints, scene: int, clean: NDArray[np.bool_], alone
 
 def _successors(pieces: list[_Piece], memory: int) -> dict[int, int]:
     """Which piece goes on in which later one: the pairs of the largest total score, without those below 0."""
-    if len(pieces) < 2:
+    i, j = _candidates(pieces, memory)
+    score = _scores(pieces, i, j)
+    good = score > 0
+    i, j, score = i[good], j[good], score[good]
+    if not len(score):
         return {}
     from scipy.optimize import linear_sum_assignment  # a third of a second, at every start of the command line
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
+    count = len(pieces)  # ends are 0 to count - 1, beginnings follow
+    graph = coo_array((np.ones(len(i)), (i, count + j)), shape=(2 * count, 2 * count))
+    group = connected_components(graph, directed=False)[1][i]
+    order = np.argsort(group, kind="stable")
     found = {}
-    scenes = np.array([piece.scene for piece in pieces])
-    for scene in np.unique(scenes):
-        index = np.flatnonzero(scenes == scene)
-        score = _scores([pieces[i] for i in index], memory)
-        for i, j in zip(*linear_sum_assignment(-np.maximum(score, 0)), strict=True):
-            if score[i, j] > 0:
-                found[int(index[i])] = int(index[j])
+    for part in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
+        (ends, row), (beginnings, column) = (np.unique(one[part], return_inverse=True) for one in (i, j))
+        table = np.zeros((len(ends), len(beginnings)))
+        table[row, column] = score[part]
+        for a, b in zip(*linear_sum_assignment(-table), strict=True):
+            if table[a, b] > 0:
+                found[int(ends[a])] = int(beginnings[b])
     return found
 
 
-def _scores(pieces: list[_Piece], memory: int) -> Float64:
-    """(P, P) how well piece i goes on in piece j; -inf where it cannot."""
-    gap = np.array([p.frames[0] for p in pieces])[None] - np.array([p.frames[1] for p in pieces])[:, None]
-    heads, tails = (np.stack([piece.looks[end] for piece in pieces]).astype(np.float64) for end in (0, 1))
-    no_tail, no_head = (~np.any(looks, axis=1, keepdims=True) for looks in (tails, heads))
-    unknown = no_tail | no_head.T
-    in_place = _IN_PLACE * _in_place(pieces, gap)
-    score = np.where(unknown, in_place - _UNKNOWN, 2 * (tails @ heads.T - _SAME) + in_place)
-    return np.where((gap >= 1) & (gap <= memory + 1), score, -np.inf)
+def _candidates(pieces: list[_Piece], memory: int) -> tuple[Ints, Ints]:
+    """Pairs of pieces of a scene of which the second begins within `memory` frames after the first."""
+    starts, ends = (np.array([piece.frames[end] for piece in pieces]) for end in (0, 1))
+    scene = np.array([piece.scene for piece in pieces])
+    low, high = np.searchsorted(starts, ends, "right"), np.searchsorted(starts, ends + memory + 1, "right")
+    i = np.repeat(np.arange(len(pieces)), high - low)
+    j = np.arange(len(i)) - np.repeat(np.cumsum(high - low) - high, high - low)
+    same = scene[i] == scene[j]
+    return i[same], j[same]
 
 
-def _in_place(pieces: list[_Piece], gap: Ints) -> Float64:
-    """(P, P) 0 to 1: how near piece j begins to where piece i should be by then, or the other way round."""
+def _scores(pieces: list[_Piece], i: Ints, j: Ints) -> Float64:
+    """(K,) how well piece i goes on in piece j."""
     head, tail = (np.stack([piece.places[end] for piece in pieces]) for end in (0, 1))
-    coasting = np.clip(gap, 0, _COASTING)[..., None]
-    apart = head[None, :, :2] - tail[:, None, :2]
-    misses = [apart, apart - tail[:, None, 3:] * coasting, apart - head[None, :, 3:] * coasting]
-    width = np.maximum((head[None, :, 2] + tail[:, None, 2]) / 2, 1e-6)
-    still, *moving = (np.linalg.norm(one, axis=-1) / width for one in misses)
+    looks = [np.stack([piece.looks[end] for piece in pieces]).astype(np.float64) for end in (0, 1)]
+    gap = np.array([p.frames[0] for p in pieces])[j] - np.array([p.frames[1] for p in pieces])[i]
+    in_place = _IN_PLACE * _in_place(tail[i], head[j], gap)
+    unknown = ~np.any(looks[1], axis=1)[i] | ~np.any(looks[0], axis=1)[j]
+    alike = np.einsum("kd,kd->k", looks[1][i], looks[0][j])
+    return np.where(unknown, in_place - _UNKNOWN, 2 * (alike - _SAME) + in_place)
+
+
+def _in_place(tail: Float64, head: Float64, gap: Ints) -> Float64:
+    """(K,) 0 to 1: how near a head is to where its tail should be by then, or the other way round; see `_Piece`."""
+    coasting = np.clip(gap, 0, _COASTING)[:, None]
+    apart = head[:, :2] - tail[:, :2]
+    misses = [apart, apart - tail[:, 3:] * coasting, apart - head[:, 3:] * coasting]
+    width = np.maximum((head[:, 2] + tail[:, 2]) / 2, 1e-6)
+    still, *moving = (np.linalg.norm(one, axis=1) / width for one in misses)
     miss = np.minimum(still + _STOPPED, np.minimum(*moving))
-    growth = np.log(np.maximum(head[None, :, 2], 1e-6) / np.maximum(tail[:, None, 2], 1e-6))
+    growth = np.log(np.maximum(head[:, 2], 1e-6) / np.maximum(tail[:, 2], 1e-6))
     room = np.clip(0.4 + 0.04 * gap, 0.4, 1.2)
-    return np.asarray(np.exp(-((miss / room) ** 2) - (growth / 0.4) ** 2) * 0.5 ** (np.maximum(gap - 1, 0) / _HALVED))
+    return np.asarray(np.exp(-((miss / room) ** 2) - (growth / 0.4) ** 2) * 0.5 ** ((gap - 1) / _HALVED))
 
 
 def _chains(pieces: list[_Piece], successor: dict[int, int]) -> list[list[_Piece]]:
@@ -241,163 +259,38 @@ def _with_strays(chains: list[list[_Piece]]) -> list[list[_Piece]]:
     Who such a face is, nobody can tell, while the faces before and after it are surely one person's.
     """
     told = [sum(piece.sure for piece in chain) >= _LEAST_SURE for chain in chains]
-    hosts = [list(chain) for chain, sure in zip(chains, told, strict=True) if sure]
-    left = []
-    for stray in (chain for chain, sure in zip(chains, told, strict=True) if not sure):
-        best, chosen = 0.0, None
-        for host in hosts:
-            for k, (before, after) in enumerate(itertools.pairwise(host), start=1):
-                if (fit := _fit_between(before, stray, after)) > best:
-                    best, chosen = fit, (host, k)
-        if chosen is None:
-            left.append(stray)
-        else:
-            chosen[0][chosen[1] : chosen[1]] = stray
-    return hosts + left
+    hosts = [chain for chain, sure in zip(chains, told, strict=True) if sure]
+    strays = [chain for chain, sure in zip(chains, told, strict=True) if not sure]
+    gaps = [(h, *pair) for h, host in enumerate(hosts) for pair in itertools.pairwise(host)]
+    bounds = np.array([(before.frames[1], after.frames[0]) for _, before, after in gaps]).reshape(-1, 2)
+    fits = []
+    for s, stray in enumerate(strays):
+        around = (bounds[:, 0] < stray[0].frames[0]) & (stray[-1].frames[1] < bounds[:, 1])
+        fits += [(_fit_between(gaps[g][1], stray, gaps[g][2]), s, gaps[g][0]) for g in np.flatnonzero(around).tolist()]
+    taken = set[int]()
+    for fit, s, h in sorted(fits, key=lambda one: -one[0]):
+        if fit > 0 and s not in taken and not _meet(hosts[h], strays[s]):
+            hosts[h] = sorted(hosts[h] + strays[s], key=lambda piece: piece.frames)
+            taken.add(s)
+    return hosts + [stray for s, stray in enumerate(strays) if s not in taken]
+
+
+def _meet(one: list[_Piece], other: list[_Piece]) -> bool:
+    """Whether two chains have pieces at one time."""
+    return any(a.frames[0] <= b.frames[1] and b.frames[0] <= a.frames[1] for a in one for b in other)
 
 
 def _fit_between(before: _Piece, stray: list[_Piece], after: _Piece) -> float:
     """0 to 1: how well a chain goes from one piece to another; it may be far from one of them, but not from both."""
-    if not (before.scene == stray[0].scene and before.frames[1] < stray[0].frames[0]):
+    if before.scene != stray[0].scene or any(_strangers(one, before) for one in stray):
         return 0.0
-    if not stray[-1].frames[1] < after.frames[0] or any(_strangers(one, before) for one in stray):
-        return 0.0
-    fits = []
-    for two in ([before, stray[0]], [stray[-1], after]):
-        gap = two[1].frames[0] - two[0].frames[1]
-        fits.append(float(_in_place(two, np.full((2, 2), gap))[0, 1]))
-    return max(fits) if max(fits) > _LEAST_FIT[1] and min(fits) > _LEAST_FIT[0] else 0.0
+    tails, heads = (before, stray[-1]), (stray[0], after)
+    gap = np.array([head.frames[0] - tail.frames[1] for tail, head in zip(tails, heads, strict=True)])
+    places = np.stack([tail.places[1] for tail in tails]), np.stack([head.places[0] for head in heads])
+    low, high = sorted(_in_place(*places, gap).tolist())
+    return high if low > _LEAST_FIT[0] and high > _LEAST_FIT[1] else 0.0
 
 
 def _strangers(one: _Piece, before: _Piece) -> bool:
     """Whether the few sure faces of a piece are another person's."""
     return one.sure > 0 and float(one.looks[0] @ before.looks[1]) < _STRANGE
-
-
-# --------------------------------------------------------------------------------------------------------------- gaps
-
-
-def fill_gaps(faces: Faces, times: Mapping[int, int], most: int) -> Faces:
-    """Rows for the frames in which the face of a track was not found, flagged `Flag.FILLED`.
-
-    Not where the face is hidden by another face, nor where it moved or grew too much for a guess.
-
-    Parameters
-    ----------
-    faces : Faces
-        Rows in the order of frames, with tracks.
-    times : mapping from frame to pts
-        Of all frames of the clip.
-    most : int
-        Longest gap that is filled, in frames.
-
-    Returns
-    -------
-    Faces
-        The given rows and the new ones, in order; `face` is numbered anew. Of a new row box, landmarks and mesh are
-        interpolated, its score and embedding are NaN; pose and crop are left as in the row before the gap.
-    """
-    pairs = [pair for pair in _gaps(faces, most) if _steady(faces, *pair)]
-    fresh = [row for pair in pairs for row in _filled(faces, *pair, times) if not _hidden(faces, row)]
-    if not fresh:
-        return faces
-    whole = Faces.concatenate([faces, *fresh])
-    whole = whole[np.lexsort((whole.track, -_area(whole.box), whole.frame))]
-    first = np.searchsorted(whole.frame, whole.frame)
-    return whole.with_columns(face=(np.arange(len(whole)) - first).astype(np.int32))
-
-
-def _gaps(faces: Faces, most: int) -> list[tuple[int, int]]:
-    """The rows before and after each gap of a track of up to `most` frames."""
-    order = np.lexsort((faces.frame, faces.track))
-    one, other = order[:-1], order[1:]
-    missing = faces.frame[other] - faces.frame[one] - 1
-    wanted = (faces.track[one] == faces.track[other]) & (faces.track[one] >= 0) & (missing > 0) & (missing <= most)
-    return list(zip(one[wanted].tolist(), other[wanted].tolist(), strict=True))
-
-
-def _steady(faces: Faces, one: int, other: int) -> bool:
-    centre, width = _centres(faces.box[[one, other]])
-    frames = int(faces.frame[other] - faces.frame[one])
-    moved = float(np.linalg.norm(centre[1] - centre[0]))
-    return moved <= _FASTEST * frames * float(width.mean()) and float(width.max()) <= _GROWTH * float(width.min())
-
-
-def _filled(faces: Faces, one: int, other: int, times: Mapping[int, int]) -> list[Faces]:
-    """A table of one row for each frame between two rows of a track."""
-    track = np.flatnonzero(faces.track == faces.track[one])
-    near = track[np.abs(np.searchsorted(track, one) - np.arange(len(track))) <= 3]
-    at = np.arange(faces.frame[one] + 1, faces.frame[other])
-    values = {
-        name: between(getattr(faces, name)[near], faces.frame[near], at).astype(np.float32)
-        for name in ("box", "landmarks", "mesh")
-    }
-    rows = []
-    for k, frame in enumerate(at.tolist()):
-        rows.append(
-            faces[one].with_columns(
-                frame=np.array([frame], np.int64),
-                pts=np.array([times[frame]], np.int64),
-                score=np.full(1, np.nan, np.float32),
-                embedding=np.full((1, faces.embedding.shape[1]), np.nan, np.float32),
-                flags=np.array([Flag.FILLED], np.int32),
-                **{name: value[k : k + 1] for name, value in values.items()},
-            )
-        )
-    return rows
-
-
-def _hidden(faces: Faces, row: Faces) -> bool:
-    """Whether a filled face lies behind another face of its frame."""
-    start, stop = np.searchsorted(faces.frame, row.frame[0] + np.array([0, 1]))
-    others = faces.box[start:stop]
-    return bool((_common(others, row.box) > _COVERED * _area(row.box)).any())
-
-
-def between(points: ArrayLike, times: ArrayLike, at: ArrayLike) -> Float64:
-    """Points of a track at times without a measurement: smooth, and never beyond the points before and after.
-
-    Parameters
-    ----------
-    points : (T, ...) array
-        At least two.
-    times : (T,) array
-        Strictly rising.
-    at : (K,) array
-        Within `times`.
-
-    Returns
-    -------
-    (K, ...) float64 array
-
-    References
-    ----------
-    F. N. Fritsch and R. E. Carlson, "Monotone piecewise cubic interpolation", SIAM J. Numer. Anal. 17 (1980) 238-246.
-    DOI 10.1137/0717021
-    """
-    from scipy.interpolate import PchipInterpolator  # only where there is a gap
-
-    p = np.asarray(points, np.float64)
-    where = np.asarray(at, np.float64)
-    if not p.size:
-        return np.empty((len(where), *p.shape[1:]))
-    return np.asarray(PchipInterpolator(np.asarray(times, np.float64), p, axis=0)(where), np.float64)
-
-
-# -------------------------------------------------------------------------------------------------------------- boxes
-
-
-def _centres(box: NDArray[np.float32]) -> tuple[Float64, Float64]:
-    """Centres (N, 2) and widths (N,) of boxes."""
-    b = box.astype(np.float64)
-    return (b[:, :2] + b[:, 2:]) / 2, b[:, 2] - b[:, 0]
-
-
-def _area(box: NDArray[np.float32]) -> Float64:
-    return np.asarray(np.prod(np.clip(box[:, 2:] - box[:, :2], 0, None), axis=1, dtype=np.float64))
-
-
-def _common(a: NDArray[np.float32], b: NDArray[np.float32]) -> Float64:
-    """(N,) area that boxes share pair by pair; either may be a single one."""
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
-    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=1, dtype=np.float64))

@@ -30,13 +30,14 @@ QUICK = tuple(word for setting in SETTINGS for word in ("--set", setting))
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, list[str]]:
-    """Exit code and lines on standard error of a quiet call; no traceback whatever happens."""
+    """Exit code and lines on standard error of a quiet call, but for the note on the ledger; never a traceback."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
         main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err + printed.out
-    return int(ended.value.code or 0), printed.err.splitlines()
+    lines = [line for line in printed.err.splitlines() if not line.startswith("note the ledger lacks")]
+    return int(ended.value.code or 0), lines
 
 
 def one_line(told: tuple[int, list[str]], code: int, *parts: object) -> None:

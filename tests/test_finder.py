@@ -146,6 +146,31 @@ def test_two_people_who_move_keep_their_tracks(stride: int) -> None:
     assert stride == 1 or looks <= 30 // stride + stride + 1
 
 
+def test_who_goes_at_once_was_there() -> None:
+    """Gone before the first look after a whole stride: the first frame is looked at by itself."""
+    tracks, _, _ = run_scene(Scene([{0: (20, 50)} if i < 3 else {} for i in range(12)]), 8)
+    assert [len(frame) for frame in tracks] == [1] * 3 + [0] * 9
+
+
+def test_a_scene_between_two_looks_is_seen() -> None:
+    """Nobody, then four frames of another scene with somebody in it, then nobody: both looks see the same."""
+    scene = Scene([{1: (300, 100)} if 10 <= i < 14 else {} for i in range(40)])
+    plain = scene.frames
+
+    def frames() -> Iterator[Any]:
+        for frame in plain():
+            if 10 <= frame.index < 14:
+                frame.image[:120] //= 2
+                frame.image[:, :200] //= 3
+                frame.image[0, 0] = frame.index
+            yield frame
+
+    scene.frames = frames  # type: ignore[method-assign]
+    _, places, looks = run_scene(scene, 16)
+    assert places == [[]] * 10 + [[(300, 100)]] * 4 + [[]] * 26
+    assert looks < 30
+
+
 @pytest.mark.parametrize("stride", [1, 4, 5])
 def test_who_comes_and_goes_is_seen_at_that_frame(stride: int) -> None:
     scene = Scene([{**({0: (20, 50)} if i < 13 else {}), **({1: (300, 100)} if i >= 7 else {})} for i in range(25)])

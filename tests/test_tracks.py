@@ -20,11 +20,12 @@ from facepipe.backends.detectors import Detections
 from facepipe.config import AlignConfig, DetectConfig, LimitsConfig, SwapConfig
 from facepipe.cuts import CutFinder
 from facepipe.finder import Models, load_models
+from facepipe.gaps import between, fill_gaps
 from facepipe.methods.bank import SourceBank
 from facepipe.methods.plan import rows_to_swap
 from facepipe.stages.align import align_faces, steady_faces
 from facepipe.stages.detect import detect_faces
-from facepipe.tracks import between, fill_gaps, link_tracks
+from facepipe.tracks import link_tracks
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import open_clip
 
@@ -99,6 +100,15 @@ def test_who_is_hidden_behind_another_comes_back_with_the_same_number(covered: i
     assert people_of(link_tracks(table(seen)), seen) == {0: {0}, 1: {1}}
     by_place = people_of(link_tracks(table(seen, embedded=False)), seen)
     assert by_place == ({0: {0}, 1: {1}} if covered < 10 else {0: {0}, 1: {1}, 2: {1}})
+
+
+def test_half_a_face_is_whose_way_it_lies_in() -> None:
+    """Coming out from behind the other, it looks like nobody, and gets a number of its own from the finder."""
+    half = {43, 44}
+    seen = walk(0, range(80), 20, 4, 0) + walk(1, range(36), 340, -4, 1) + walk(1, range(45, 80), 340, -4, 3)
+    seen += [Seen(i, 5, 340 - 4 * i, 2) for i in half]
+    tracks = link_tracks(table(seen))
+    assert people_of(tracks, seen) == {0: {0}, 1: {1, 5}}
 
 
 def test_a_track_that_slips_onto_the_face_in_front_is_split_there() -> None:
@@ -194,6 +204,12 @@ def test_a_short_gap_is_filled_on_the_way() -> None:
 def test_a_gap_that_is_not_filled(missing: int, speed: float, most: int, why: str) -> None:
     faces = table([one for one in walk(0, range(30), 20, speed, 0) if not 10 <= one.frame < 10 + missing])
     assert fill_gaps(faces, {i: i for i in range(30)}, most) is faces, why
+
+
+def test_frames_that_nobody_looked_at_are_not_filled() -> None:
+    faces = table([one for one in walk(0, range(0, 30, 2), 20, 3, 0) if one.frame != 10])
+    whole = fill_gaps(faces, {i: i for i in range(0, 30, 2)}, 4)
+    assert whole.frame.tolist() == list(range(0, 30, 2))
 
 
 def test_who_is_hidden_by_another_face_is_not_drawn_over_it() -> None:

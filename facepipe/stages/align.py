@@ -12,8 +12,8 @@ from facepipe import geometry, smoothing
 from facepipe.backends.landmarkers import MESH_TO_IBUG68
 from facepipe.config import AlignConfig, LimitsConfig
 from facepipe.errors import DegenerateLandmarksError
+from facepipe.gaps import between
 from facepipe.image import sharpness, warp
-from facepipe.tracks import between
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from facepipe import geometry
 from facepipe.config import DetectConfig, LimitsConfig
-from facepipe.cuts import CutFinder
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.finder import Finder, Found, Models
-from facepipe.tracks import fill_gaps, link_tracks
+from facepipe.gaps import fill_gaps
+from facepipe.tracks import link_tracks
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
 
@@ -46,16 +46,15 @@ def detect_faces(
     -------
     Faces
         ``frame_to_crop`` and ``sharpness`` are left to stage *align* (zeros). Tracks are one person's each and end at
-        cuts; short gaps of them are filled, see `facepipe.tracks`.
+        cuts; short gaps of them are filled, see `facepipe.tracks` and `facepipe.gaps`.
     """
     rows: list[_Row] = []
     times: dict[int, int] = {}
-    scenes = CutFinder()
     crops: list[Image] = []
     embeddings: list[NDArray[np.float32]] = []
-    for frame, found in Finder(models.detector, models.landmarker, stride=config.stride)(frames):
+    finder = Finder(models.detector, models.landmarker, stride=config.stride)
+    for frame, found in finder(frames):
         times[frame.index] = frame.pts
-        scenes.see(frame.image)
         for number, face in enumerate(found):
             rows.append(_Row(frame.index, frame.pts, number, face))
             if models.embedder is not None:
@@ -70,7 +69,9 @@ def detect_faces(
         return faces
     faces = faces.with_columns(flags=quality_flags(faces, size, limits))
     shown = list(times)
-    faces = faces.with_columns(track=link_tracks(faces, [shown[i] for i in scenes.cuts()], memory=config.memory))
+    faces = faces.with_columns(
+        track=link_tracks(faces, [shown[i] for i in finder.scenes.cuts()], memory=config.memory)
+    )
     return _described(fill_gaps(faces, times, config.fill), size, limits)
 
 

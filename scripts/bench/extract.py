@@ -1,10 +1,10 @@
 """Everything that is taken out of a clip, in frames per second: decode, detect, mesh, track, embed, smooth, crops.
 
 A real clip is scaled to 960x540 by the project's own writer. Whole is what stages detect and align do to it with the
-default settings, its two passes of decoding included; it stands beside decoding alone (one pass, to RGB), the same with
-the detector on every frame, and both without embeddings, where the stride shows. The ways take turns, and the median run
-of each counts: by the clock, and in processor's time, which other programs change less. The parts are those of one run
-of the default way on one thread, in processor's time.
+default settings, its two passes of decoding included; it stands beside decoding alone (one pass, to RGB), the same
+with the detector on every frame, and both without embeddings, where the stride shows. The ways take turns, and the
+median run of each counts: by the clock, and in processor's time, which other programs change less. The parts are those
+of one run of the default way on one thread, in processor's time.
 
 The stride may change the speed and not the faces: on every real clip the faces of both are compared, frame by frame.
 
