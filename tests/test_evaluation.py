@@ -563,7 +563,6 @@ def test_a_run_with_nothing_to_score_says_so(
     assert ended.value.code == 1
     told = capsys.readouterr().err
     assert "no_face.mp4: no face found in " in told
-    assert "no face found" in " ".join(told.split())
 
 
 @pytest.mark.models
