@@ -74,6 +74,7 @@ def _filled(faces: Faces, one: int, other: int, times: Mapping[int, int]) -> lis
         name: between(getattr(faces, name)[near], faces.frame[near], at).astype(np.float32)
         for name in ("box", "landmarks", "mesh")
     }
+    doubt = int((faces.flags[one] | faces.flags[other]) & Flag.MISFIT)  # a guess from wrong landmarks is wrong, too
     rows = []
     for k, frame in enumerate(at.tolist()):
         if frame not in times:
@@ -84,7 +85,7 @@ def _filled(faces: Faces, one: int, other: int, times: Mapping[int, int]) -> lis
                 pts=np.array([times[frame]], np.int64),
                 score=np.full(1, np.nan, np.float32),
                 embedding=np.full((1, faces.embedding.shape[1]), np.nan, np.float32),
-                flags=np.array([Flag.FILLED], np.int32),
+                flags=np.array([Flag.FILLED | doubt], np.int32),
                 **{name: value[k : k + 1] for name, value in values.items()},
             )
         )

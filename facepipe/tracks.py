@@ -19,7 +19,7 @@ from facepipe.boxes import area, centres, common
 from facepipe.people import mean_embedding
 from facepipe.types import Faces
 
-__all__ = ["link_tracks"]
+__all__ = ["link_tracks", "neighbourhood"]
 
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -90,7 +90,7 @@ class _Piece:
 
 def _pieces(faces: Faces, cuts: Sequence[int]) -> list[_Piece]:
     """The pieces of all tracks, by their first frame."""
-    touching, close = _neighbourhood(faces)
+    touching, close = neighbourhood(faces)
     alone = np.isfinite(faces.embedding).all(1) & (faces.embedding.shape[1] > 0) & ~touching
     clean = alone & ~close & faces.trusted  # what is close may hide a part, too: hair, a shoulder
     scene = np.searchsorted(np.asarray(cuts, np.int64), faces.frame, side="right")
@@ -105,7 +105,7 @@ def _pieces(faces: Faces, cuts: Sequence[int]) -> list[_Piece]:
     return sorted(pieces, key=lambda piece: int(piece.rows[0]))
 
 
-def _neighbourhood(faces: Faces) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def neighbourhood(faces: Faces) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N,) bool twice: whether another face of the frame overlaps, and whether one is close."""
     touching, close = np.zeros(len(faces), bool), np.zeros(len(faces), bool)
     centre, width = centres(faces.box)

@@ -58,7 +58,8 @@ class Flag(enum.IntFlag):
     CUT_OFF = 4
     """Part of the face lies outside of the frame."""
     MISFIT = 8
-    """The landmarks do not look like a face: large residual to the template. Or, of a filled one, what is there."""
+    """The landmarks do not look like a face: large residual to the template. Or they lie on another face in front; or,
+    of a filled one, what is there does not look like the face."""
     SMALL = 16
     """Fewer pixels between the eyes than the limit."""
     FILLED = 32

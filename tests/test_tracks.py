@@ -197,6 +197,14 @@ def test_a_short_gap_is_filled_on_the_way() -> None:
     assert set(whole.track.tolist()) == {0}
 
 
+def test_a_guess_from_landmarks_that_misfit_is_flagged_so() -> None:
+    faces = table([one for one in walk(0, range(20), 20, 3, 0) if one.frame not in {8, 14}])
+    flags = faces.flags.copy()
+    flags[faces.frame == 7] = Flag.MISFIT
+    whole = fill_gaps(faces.with_columns(flags=flags), {i: i for i in range(20)}, 4)
+    assert whole.flags[[8, 14]].tolist() == [Flag.FILLED | Flag.MISFIT, Flag.FILLED]
+
+
 @pytest.mark.parametrize(
     ("missing", "speed", "most", "why"),
     [(5, 3.0, 4, "longer"), (3, 40.0, 4, "faster than a guess may be"), (3, 3.0, 0, "off")],
@@ -235,7 +243,7 @@ def test_filled_faces_are_numbered_by_size_like_all_others() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(values=st.lists(st.floats(-100, 100), min_size=4, max_size=4), line=st.floats(-5, 5))
+@given(values=st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4), line=st.floats(-5, 5))
 def test_between_stays_between(values: list[float], line: float) -> None:
     times = np.array([0.0, 1, 5, 6])
     at = np.linspace(1, 5, 9)
@@ -435,6 +443,11 @@ def test_two_people_who_cross_keep_their_tracks(
     tracks = [set(found.track[truth == who].tolist()) for who in (0, 1)]
     assert [len(one) for one in tracks] == [1, 1]
     assert tracks[0] != tracks[1]
+    # Landmarks that slipped onto the face in front are told: nobody is swapped onto the other.
+    extent = (found.landmarks.min(1) + found.landmarks.max(1)) / 2
+    aside = np.abs(extent - (found.box[:, :2] + found.box[:, 2:]) / 2)[:, 0] / (found.box[:, 2] - found.box[:, 0])
+    inside = found.flags & Flag.CUT_OFF == 0
+    assert (aside[rows_to_swap(found, inside, SwapConfig())] < 0.2).all()
     # Both are seen most of the time: tracks that stay because faces are lost would be worth nothing.
     shown = [int(((path[:, 0] > -60) & (path[:, 0] < 500)).sum()) for path in (way.front, way.behind)]
     counts = [int((truth == who).sum()) for who in (0, 1)]

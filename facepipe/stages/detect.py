@@ -9,17 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import geometry
+from facepipe.boxes import area, common
 from facepipe.config import DetectConfig, LimitsConfig
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.finder import Finder, Found, Models
 from facepipe.gaps import fill_gaps
-from facepipe.tracks import link_tracks
+from facepipe.tracks import link_tracks, neighbourhood
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
 
 __all__ = ["detect_faces", "misfit", "quality_flags"]
 
 _BATCH = 16
+_OWN = 0.82  # of the landmarks' extent lies in the face's box; 0.85 and more where they are right, else 0.47 to 0.8
 
 
 def detect_faces(
@@ -85,7 +87,7 @@ def _described(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> Fac
         pose[name][rows] = values
     faces = faces.with_columns(**pose)
     flags = faces.flags.copy()
-    flags[rows] |= quality_flags(faces[rows], size, limits)
+    flags[rows] |= quality_flags(faces, size, limits)[rows]
     return faces.with_columns(flags=flags)
 
 
@@ -146,7 +148,7 @@ def misfit(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def quality_flags(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> NDArray[np.int32]:
-    """(N,) bits of `Flag` for what can be told from the landmarks alone (all but blur)."""
+    """(N,) bits of `Flag` for what can be told from landmarks and boxes alone (all but blur)."""
     five = geometry.five_points(faces.landmarks)
     eyes = np.linalg.norm(five[:, 1] - five[:, 0], axis=-1)
     height, width = size
@@ -158,5 +160,11 @@ def quality_flags(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> 
     flags[eyes / np.maximum(np.cos(np.radians(faces.yaw)), 0.3) < limits.min_eye_distance] |= Flag.SMALL
     flags[np.abs(faces.yaw) > limits.max_yaw] |= Flag.PROFILE
     flags[outside] |= Flag.CUT_OFF
-    flags[misfit(faces.landmarks) > limits.max_misfit] |= Flag.MISFIT
+    flags[(misfit(faces.landmarks) > limits.max_misfit) | _slipped(faces)] |= Flag.MISFIT
     return flags
+
+
+def _slipped(faces: Faces) -> NDArray[np.bool_]:
+    """(N,) bool: half-hidden faces whose landmarks lie on the face in front."""
+    extent = np.concatenate([faces.landmarks.min(1), faces.landmarks.max(1)], axis=1)
+    return neighbourhood(faces)[1] & (common(extent, faces.box) < _OWN * area(extent))
