@@ -511,6 +511,7 @@ def test_a_shard_neither_trains_nor_scores(folder: Folder, tmp_path: Path, stage
 
 
 @pytest.mark.models
+@pytest.mark.slow
 def test_shards_at_the_same_time_then_the_whole(folder: Folder, tmp_path: Path, contents: Contents) -> None:
     """Every clip is done by one of them; the call without --shard has only the scores to do."""
     out = tmp_path / "RUN"
@@ -556,6 +557,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds t
 
 @linux
 @pytest.mark.models
+@pytest.mark.slow
 def test_kill_9_of_the_driver_ends_the_workers_and_the_command_goes_on(
     folder: Folder, tmp_path: Path, contents: Contents
 ) -> None:
