@@ -243,7 +243,10 @@ def test_filled_faces_are_numbered_by_size_like_all_others() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(values=st.lists(st.floats(-100, 100, width=32).map(lambda x: round(x, 3)), min_size=4, max_size=4), line=st.floats(-5, 5))
+@given(
+    values=st.lists(st.floats(-100, 100, width=32).map(lambda x: round(x, 3)), min_size=4, max_size=4),
+    line=st.floats(-5, 5),
+)
 def test_between_stays_between(values: list[float], line: float) -> None:
     times = np.array([0.0, 1, 5, 6])
     at = np.linspace(1, 5, 9)
