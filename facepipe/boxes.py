@@ -17,11 +17,11 @@ def centres(box: NDArray[np.float32]) -> tuple[Float64, Float64]:
 
 
 def area(box: NDArray[np.float32]) -> Float64:
-    """(N,) areas of boxes (N, 4); 0 of one that is turned inside out."""
-    return np.asarray(np.prod(np.clip(box[:, 2:] - box[:, :2], 0, None), axis=1, dtype=np.float64))
+    """(...,) areas of boxes (..., 4); 0 of one that is turned inside out."""
+    return np.asarray(np.prod(np.clip(box[..., 2:] - box[..., :2], 0, None), axis=-1, dtype=np.float64))
 
 
 def common(a: NDArray[np.float32], b: NDArray[np.float32]) -> Float64:
-    """(N,) area that boxes (N, 4) share pair by pair; either may be a single one, (1, 4)."""
-    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
-    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=1, dtype=np.float64))
+    """(...,) area that boxes (..., 4) share pair by pair; their shapes broadcast."""
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    return np.asarray(np.prod(np.clip(high - low, 0, None), axis=-1, dtype=np.float64))

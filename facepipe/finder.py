@@ -19,6 +19,7 @@ from facepipe import geometry
 from facepipe.backends.detectors import Detections, Detector, load_detector
 from facepipe.backends.embedders import Embedder, load_embedder
 from facepipe.backends.landmarkers import Fit, Landmarker, load_landmarker
+from facepipe.boxes import area, common
 from facepipe.config import DetectConfig
 from facepipe.cuts import CutFinder
 from facepipe.errors import DegenerateLandmarksError
@@ -164,11 +165,7 @@ class Finder:
 
 
 def _by_size(found: list[Found]) -> list[Found]:
-    return sorted(found, key=lambda face: (-_area(face.box), face.track))
-
-
-def _area(box: NDArray[np.float32]) -> float:
-    return float((box[2] - box[0]) * (box[3] - box[1]))
+    return sorted(found, key=lambda face: (-float(area(face.box)), face.track))
 
 
 def _points(fit: Fit) -> NDArray[np.float32]:
@@ -187,11 +184,8 @@ def _carry(last: Found, fit: Fit) -> Found:
 
 def _iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     """Intersection over union of boxes (N, 4) and (M, 4): (N, M)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    common = np.prod(np.clip(high - low, 0, None), axis=2, dtype=np.float64)
-    areas = [np.prod(boxes[:, 2:] - boxes[:, :2], axis=1, dtype=np.float64) for boxes in (a, b)]
-    return np.asarray(common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-9))
+    shared = common(a[:, None], b[None])
+    return np.asarray(shared / np.maximum(area(a)[:, None] + area(b)[None] - shared, 1e-9))
 
 
 def _boxes(tracks: list[Found]) -> NDArray[np.float32]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from facepipe import __version__, evaluation, truth, weights
 from facepipe.backends.embedders import Embedder, InceptionResnetV1, load_embedder
+from facepipe.boxes import area
 from facepipe.composite import Compositor
 from facepipe.config import Config, EngineConfig, build, load, to_toml
 from facepipe.engine import Died, Pool, Tell
@@ -927,8 +928,7 @@ class _Run:
         found = self.models.detector.detect(image)
         if not len(found):
             raise NoFaceError(f"{picture}: no face found in this picture")
-        areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
-        box = found.boxes[int(areas.argmax())]
+        box = found.boxes[int(area(found.boxes).argmax())]
         landmarks = self.models.landmarker.fit(image, box).landmarks
         crop = self.models.embedder.crop(image, box, landmarks)
         embedding: NDArray[np.float32] = self.models.embedder.embed(crop[None])[0]
@@ -1160,16 +1160,13 @@ class _Run:
             missing["image.distribution"] = str(exc)
             return None
 
-    def _person_faces(self, side: Side, clips: list[Clip]) -> list[tuple[NDArray[np.int64], Faces]]:
-        """A person's faces in each of some clips, those without a flag where there are any: rows of its table, and
-        the table of these rows."""
-        tables = [self._faces(side, clip) for clip in clips]
-        picture = self.config.swap.source_person if side == "source" else self.config.swap.target_person
-        found = []
-        for faces, rows in zip(tables, self._person(tables, picture), strict=True):
-            usable = np.flatnonzero(rows & faces.trusted if (rows & faces.trusted).any() else rows)
-            found.append((usable, faces[usable]))
-        return found
+    @cached_property
+    def _source_rows(self) -> list[tuple[Clip, Faces, NDArray[np.int64]]]:
+        """The source clips, their tables of faces, and those rows that tell who the source person is."""
+        clips = self._alive("align", "source")
+        tables = [self._faces("source", clip) for clip in clips]
+        people = self._person(tables, self.config.swap.source_person)
+        return [(clip, faces, _telling(faces, rows)) for clip, faces, rows in zip(clips, tables, people, strict=True)]
 
     def _embeddings(self, clip: Clip, faces: Faces) -> dict[str, NDArray[np.float32]]:
         """Embeddings (N, D) by net of a person's faces in a clip."""
@@ -1179,19 +1176,12 @@ class _Run:
 
     def _source_person(self) -> dict[str, list[NDArray[np.float32]]]:
         """Embeddings (N, D) of the source person by net, a part a clip."""
-        clips = self._alive("align", "source")
-        people = zip(clips, self._person_faces("source", clips), strict=True)
-        parts = [self._embeddings(clip, faces) for clip, (_, faces) in people if len(faces)]
+        parts = [self._embeddings(clip, faces[rows]) for clip, faces, rows in self._source_rows if len(rows)]
         return {net: [part[net] for part in parts] for net in self._nets}
 
     def _source_features(self, net: FeatureNet, samples: int) -> Features | None:
         """Features of some of the source person's faces, evenly spaced over all clips."""
-        clips = self._alive("align", "source")
-        index = [
-            (clip, int(row))
-            for clip, (rows, _) in zip(clips, self._person_faces("source", clips), strict=True)
-            for row in rows
-        ]
+        index = [(clip, int(row)) for clip, _, rows in self._source_rows for row in rows]
         chosen = [index[i] for i in evenly_spaced(len(index), samples)]
         return net(np.stack([self._crops("source", clip)[row] for clip, row in chosen])) if chosen else None
 
@@ -1201,8 +1191,8 @@ class _Run:
         source = self._scoring.source
         folder = self.workspace.swapped
         faces, rows = self._target(clip)
-        ((_, person),) = self._person_faces("target", [clip])
-        target_person = self._embeddings(clip, person)
+        learnable = self._learnable(clip, rows)
+        target_person = self._embeddings(clip, faces[_telling(faces, rows)])
         judges = [
             evaluation.Judge(net, evaluation.mean_of(source[net.name]), mean_embedding(target_person[net.name]))
             for net in (self.judges if self._nets else ())
@@ -1217,7 +1207,7 @@ class _Run:
             self.features if self._scoring.with_features else None,
             self._scoring.samples,
             face_size=self.config.align.size,
-            held_out_from=self._held_out_from(faces, self._learnable(clip, rows)),
+            held_out_from=self._held_out_from(faces, learnable),
             occlusion=self.config.swap.occlusion,
         )
         with (
@@ -1231,7 +1221,7 @@ class _Run:
                 swapped,
                 judges,
                 (self.models.detector, self.models.landmarker, self.config.detect.stride),
-                same_identity=self._rebuilt(clip, faces, rows),
+                same_identity=self._rebuilt(clip, faces, rows, learnable),
                 settings=settings,
             )
         self._scored[clip.name] = _Scored(scores, target_person)
@@ -1246,12 +1236,12 @@ class _Run:
         return int(last[0]) if len(last) else None
 
     def _rebuilt(
-        self, clip: Clip, faces: Faces, rows: NDArray[np.bool_]
+        self, clip: Clip, faces: Faces, rows: NDArray[np.bool_], mine: NDArray[np.bool_]
     ) -> Iterator[tuple[Image, Image, NDArray[np.float32]]]:
         """The same-identity swap: faces rebuilt from the same person's other frames, as `scoring.score_clip` takes
-        them."""
+        them. `rows` are the target person's, `mine` those of them that may be learned from.
+        """
         count = self.config.score.reconstruct_frames if "reconstruction" in self.protocol.parts else 0
-        mine = self._learnable(clip, rows)
         usable = faces[mine & faces.trusted]
         if self.config.swap.method != "procrustes" and len(usable):  # trained on the rest
             usable = usable[held_out(len(usable), self.config.train.held_out)]
@@ -1323,6 +1313,12 @@ class _Run:
         ranges = self.config.select.ranges.items()
         rules = {key: [value if math.isfinite(value) else None for value in ends] for key, ends in ranges}
         return {"rules": rules, **{str(side): told for side, told in self._dropped.items()}}
+
+
+def _telling(faces: Faces, rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Those of a person's `rows` that tell who it is: without a flag, where there are any."""
+    trusted = rows & faces.trusted
+    return np.flatnonzero(trusted if trusted.any() else rows)
 
 
 def _with_whole_paths(config: Config) -> Config:

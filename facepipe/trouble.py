@@ -9,7 +9,7 @@ from itertools import zip_longest
 import numpy as np
 
 from facepipe.results import ClipResults, flag_names
-from facepipe.types import evenly_spaced
+from facepipe.types import evenly_spaced, longest_runs
 
 __all__ = ["STATES", "Note", "choose_frames", "note", "worst_frames"]
 
@@ -88,9 +88,7 @@ def worst_frames(notes: Sequence[Note], most: int) -> dict[int, str]:
 
 def _middles(odd: Sequence[bool]) -> list[int]:
     """The middle frame of each stretch, longest first."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], np.asarray(odd, bool), [False]]).astype(np.int8)))
-    stretches = sorted(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True), key=lambda s: (s[0] - s[1], s[0]))
-    return [(start + stop - 1) // 2 for start, stop in stretches]
+    return [(first + last) // 2 for first, last in longest_runs(np.asarray(odd, bool))]
 
 
 def choose_frames(notes: Sequence[Note], count: int) -> dict[int, str]:

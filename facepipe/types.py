@@ -28,7 +28,19 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HINTS", "OTHER", "SIDES", "Array", "Faces", "Flag", "Image", "Side", "VideoInfo", "evenly_spaced"]
+__all__ = [
+    "HINTS",
+    "OTHER",
+    "SIDES",
+    "Array",
+    "Faces",
+    "Flag",
+    "Image",
+    "Side",
+    "VideoInfo",
+    "evenly_spaced",
+    "longest_runs",
+]
 
 Array = NDArray[np.floating[Any]]
 """Any floating array; the shape stands in the docstring."""
@@ -218,3 +230,10 @@ class Faces:
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
     """Rising indices below `count`: all of them when there are at most `most`, else that many, evenly spaced."""
     return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
+
+
+def longest_runs(where: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last index of each run of truths: longest first, those of one length in order."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], where, [False]]).astype(np.int8)))
+    runs = zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
+    return sorted(runs, key=lambda run: (run[0] - run[1], run[0]))

@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.errors import RunFolderError, UsageError
-from facepipe.metrics import block_bootstrap
+from facepipe.evaluation.rows import BLOCK_SECONDS, LEAST_BLOCKS, interval
 from facepipe.report.words import PAIRED, Paired
 from facepipe.results import ClipResults, RunResults
 
 __all__ = ["LEAST_BLOCKS", "Comparison", "Difference", "Row", "compare_runs"]
 
-LEAST_BLOCKS = 5
-"""Blocks of a second without which no interval is given, as in ``scores.json``."""
-
-_BLOCK = 1.0  # seconds
+_RESAMPLES = 400
 _LONG = 24  # letters of a name that a column has no room for
 
 Columns = Mapping[str, NDArray[np.float64]]
@@ -218,7 +215,7 @@ class _Joined:
     seconds: NDArray[np.float64]
 
     def blocks(self) -> NDArray[np.int64]:
-        _, number = np.unique(np.stack([self.clip, self.seconds // _BLOCK]), axis=1, return_inverse=True)
+        _, number = np.unique(np.stack([self.clip, self.seconds // BLOCK_SECONDS]), axis=1, return_inverse=True)
         return np.asarray(number.reshape(-1), np.int64)
 
     def held_out(self) -> NDArray[np.bool_] | None:
@@ -283,15 +280,11 @@ def _row(measure: Paired, net: str, frames: str, values: NDArray[np.float64], bl
 
 
 def _difference(differences: NDArray[np.float64], blocks: NDArray[np.int64], better: int) -> Difference:
-    if len(np.unique(blocks)) < LEAST_BLOCKS:
-        return Difference(float(np.median(differences)), None, None, 0)
-    found = block_bootstrap(_median, differences, blocks=blocks)
-    sign = 1 if found.low > 0 else -1 if found.high < 0 else 0
-    return Difference(found.value, found.low, found.high, sign * better)
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    return float(np.median(values))
+    found = interval(differences, blocks=blocks, resamples=_RESAMPLES)
+    assert found is not None, "expected finite differences"
+    low, high = found["low"], found["high"]
+    sign = 0 if low is None else 1 if low > 0 else -1 if high < 0 else 0
+    return Difference(found["value"], low, high, sign * better)
 
 
 def _names(paths: Sequence[Path], methods: Sequence[str]) -> tuple[str, ...]:

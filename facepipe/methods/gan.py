@@ -27,7 +27,7 @@ from facepipe.errors import CheckpointError, UsageError
 from facepipe.methods.faceset import FaceSet, Twins, hints_of, see_rows
 from facepipe.methods.plan import Record, reference_faces, rows_to_swap
 from facepipe.methods.procrustes import Overlay
-from facepipe.methods.view import View, view_of
+from facepipe.methods.view import View, cut_settings, view_of
 from facepipe.networks import Architecture, SwapNet
 from facepipe.networks.linear import Synthesis, ridge
 from facepipe.types import HINTS, OTHER, SIDES, Faces, Image, Side
@@ -138,8 +138,7 @@ class Generator:
         CheckpointError
             Template or margin differ, or the size, where the net sees the crop itself.
         """
-        names = ("template", "margin", "size") if self.facts["view"] == "crop" else ("template", "margin")
-        for name in names:
+        for name in cut_settings(self.facts["view"]):
             trained, given = self.facts[name], getattr(align, name)
             if trained != given:
                 raise CheckpointError(

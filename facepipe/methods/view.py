@@ -31,6 +31,7 @@ __all__ = [
     "View",
     "Window",
     "crop_outlines",
+    "cut_settings",
     "find_window",
     "outline_mask",
     "view_of",
@@ -252,6 +253,11 @@ class TextureView:
         place, covered, _ = piecewise_map(texture, placed, self._triangles, (size, size), depth=depth)
         place[~covered] = 2
         return place
+
+
+def cut_settings(view: str) -> tuple[str, ...]:
+    """Settings of the aligned crops (of ``[align]``) that a net of a view is bound to."""
+    return ("template", "margin", "size") if view == "crop" else ("template", "margin")
 
 
 def view_of(facts: Mapping[str, Any]) -> View:

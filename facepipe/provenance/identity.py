@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from facepipe.config import CredentialsConfig
 from facepipe.errors import ConfigError, UsageError
+from facepipe.folders import user_folder
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -55,13 +55,7 @@ def credentials_folder() -> Path:
     """Folder of the self-made certificate: ``$FACEPIPE_CREDENTIALS``, or in the platform's folder for settings."""
     if told := os.environ.get("FACEPIPE_CREDENTIALS"):
         return Path(told).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("APPDATA", Path.home() / "AppData" / "Roaming"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return base / "facepipe" / "credentials"
+    return user_folder("settings") / "credentials"
 
 
 def own_root() -> bytes | None:

@@ -18,7 +18,7 @@ from facepipe.people import person_rows
 from facepipe.report.pictures import Wanted
 from facepipe.results import ClipResults, RunResults, flag_names
 from facepipe.trouble import note, worst_frames
-from facepipe.types import Faces, evenly_spaced
+from facepipe.types import Faces, evenly_spaced, longest_runs
 from facepipe.workspace import read_faces
 
 __all__ = ["Content", "Failure", "Worst", "portrait_file", "source_portrait", "wanted_frames"]
@@ -237,10 +237,7 @@ def _failures(clip: ClipResults, skip: Sequence[str]) -> list[Failure]:
 
 def _runs(frames: Sequence[int], most: int = 3) -> tuple[tuple[int, int], ...]:
     """First and last of the longest runs of successive frames."""
-    numbers = np.asarray(frames)
-    parts = np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
-    runs = sorted(((int(part[0]), int(part[-1])) for part in parts), key=lambda run: run[0] - run[1])
-    return tuple(runs[:most])
+    return tuple(longest_runs(np.bincount(frames) > 0)[:most])
 
 
 # ------------------------------------------------------------------------------------------------ which frames to show

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.report.words import PANELS
+from facepipe.types import longest_runs
 
 __all__ = ["POINTS", "clip_curves", "stretches", "training_curves"]
 
@@ -78,9 +79,7 @@ def _numbers(values: NDArray[np.float64], digits: int = _DIGITS) -> list[float |
 
 def stretches(where: NDArray[np.bool_], most: int = 400) -> list[tuple[int, int]]:
     """First and last index of each run of truths, in order; of more than `most`, the longest."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], where, [False]]).astype(np.int8)))
-    runs = list(zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True))
-    return sorted(sorted(runs, key=lambda run: run[0] - run[1])[:most])
+    return sorted(longest_runs(where)[:most])
 
 
 _TRAINING: Sequence[tuple[str, str, str, dict[str, tuple[str, str]]]] = (

@@ -31,7 +31,7 @@ from facepipe.evaluation.protocols import Protocol
 from facepipe.evaluation.records import ClipScores
 from facepipe.finder import Finder, Found
 from facepipe.overlap import ahead
-from facepipe.types import Faces, Image
+from facepipe.types import Faces, Image, longest_runs
 from facepipe.video import Frame
 
 __all__ = ["Rebuilt", "Settings", "Triple", "score_clip"]
@@ -232,10 +232,4 @@ def _stretches(faces: Faces, swapped: NDArray[np.bool_], scores: ClipScores) -> 
     face[faces.frame] = True
     lost[scores.columns["frame"][~scores.columns["found"].astype(bool)]] = True
     kinds = {"no_face": ~face, "skipped": face & ~swapped, "lost": lost}
-    return {kind: _runs(odd) for kind, odd in kinds.items()}
-
-
-def _runs(odd: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], odd, [False]]).astype(np.int8)))
-    runs = zip(edges[::2].tolist(), (edges[1::2] - 1).tolist(), strict=True)
-    return sorted(runs, key=lambda run: (run[0] - run[1], run[0]))
+    return {kind: longest_runs(odd) for kind, odd in kinds.items()}

@@ -258,11 +258,11 @@ def _write_scenes(
 ) -> None:
     """Write a person's crops, and where the other person's texture goes in them."""
     everyone = np.arange(len(faces.faces))
-    places = np.empty((len(everyone), side, side, 2), np.float16)
-    for place, face in zip(places, faces.faces, strict=True):
-        to_scene = geometry.compose(face.frame_to_crop[0], window.matrix(side, border=BORDER))
-        place[:] = view.places(overlay.points(face), to_scene, side)
-    _write(files["places"], np.float16, places.shape, places, everyone)
+    to_scenes = geometry.compose(faces.faces.frame_to_crop, window.matrix(side, border=BORDER))
+    pairs = zip(faces.faces, to_scenes, strict=True)
+    found = (view.places(overlay.points(face), to_scene, side) for face, to_scene in pairs)
+    _write(files["places"], np.float16, (len(everyone), side, side, 2), found, everyone)
+    places = np.load(files["places"], mmap_mode="r", allow_pickle=False)
     scenes = (
         _four(image, mask * (place[..., 0] <= 1))
         for (image, mask), place in zip(see_rows(faces, everyone, window, side, border=BORDER), places, strict=True)

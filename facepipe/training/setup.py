@@ -16,7 +16,7 @@ from facepipe.backends.embedders import InceptionResnetV1, box_to_crop
 from facepipe.config import AlignConfig, Config, TrainConfig
 from facepipe.errors import CheckpointError, TrainingError
 from facepipe.methods.faceset import FaceSet, find_twins
-from facepipe.methods.view import BORDER, CropView, Window, find_window, view_of
+from facepipe.methods.view import BORDER, CropView, Window, cut_settings, find_window, view_of
 from facepipe.metrics import cosine_similarity
 from facepipe.networks import Architecture, architecture
 from facepipe.people import mean_embedding
@@ -102,8 +102,7 @@ def _check_begun(folder: Path, begun: Mapping[str, Any], facts: Mapping[str, Any
     if begun["architecture"] != facts["architecture"]:
         wanted = {k: v for k, v in facts["architecture"].items() if begun["architecture"].get(k) != v}
         raise CheckpointError(f"{folder}: holds a net of another architecture (differs in {wanted}); {again}")
-    names = ("view", "template", "margin", *(["size"] if facts["view"] == "crop" else []))
-    for name in names:
+    for name in ("view", *cut_settings(facts["view"])):
         if begun[name] != facts[name]:
             raise CheckpointError(f"{folder}: trained with {name} {begun[name]}, not {facts[name]}; {again}")
 

@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facepipe.errors import UsageError, WeightsError, WeightsHashError, WeightsMissingError
+from facepipe.folders import user_folder
 from facepipe.weights.catalog import Entry, Package, PackageSource, ReleaseSource, entries, entry
 from facepipe.weights.sources import Progress, download_archive, read_members, read_url
 
@@ -70,13 +70,7 @@ def cache_folder() -> Path:
     """``$FACEPIPE_CACHE``, or the platform's folder for caches."""
     if told := os.environ.get("FACEPIPE_CACHE"):
         return Path(told).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "facepipe"
+    return user_folder("cache")
 
 
 def default_names() -> list[str]:
