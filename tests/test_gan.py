@@ -148,6 +148,17 @@ def test_another_architecture_or_template_is_refused(finished: tuple[Path, Any],
     assert Generator.load(out / "model" / "generator").net.shape.down == "stride"  # nothing was lost
 
 
+def test_a_net_of_before_there_were_views_is_refused(finished: tuple[Path, Any], run: Run, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "RUN"
+    shutil.copytree(finished[0], out)
+    for path in (out / "model").glob("step-*.json"):
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "view"}))
+    with pytest.raises(CheckpointError, match=r"older facepipe, which had no setting view; delete .*model to begin anew"):
+        run(out, "train.steps=9")
+
+
 def test_a_damaged_generator_is_told(finished: tuple[Path, Any], tmp_path: Path) -> None:
     for suffix in (".json", ".safetensors"):
         data = (finished[0] / "model" / f"generator{suffix}").read_bytes()

@@ -103,6 +103,8 @@ def _check_begun(folder: Path, begun: Mapping[str, Any], facts: Mapping[str, Any
         wanted = {k: v for k, v in facts["architecture"].items() if begun["architecture"].get(k) != v}
         raise CheckpointError(f"{folder}: holds a net of another architecture (differs in {wanted}); {again}")
     for name in ("view", *cut_settings(facts["view"])):
+        if name not in begun:
+            raise CheckpointError(f"{folder}: trained by an older facepipe, which had no setting {name}; {again}")
         if begun[name] != facts[name]:
             raise CheckpointError(f"{folder}: trained with {name} {begun[name]}, not {facts[name]}; {again}")
 
