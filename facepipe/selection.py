@@ -17,7 +17,7 @@ from facepipe.config import SelectConfig
 from facepipe.errors import UsageError
 from facepipe.metrics import cosine_similarity
 from facepipe.people import mean_embedding
-from facepipe.types import Faces, Image
+from facepipe.types import Faces, Flag, Image
 
 __all__ = ["KEYS", "Key", "Limit", "Selection", "likeness", "qualities", "select", "sizes", "within"]
 
@@ -39,11 +39,22 @@ def sizes(table: Faces) -> NDArray[np.float32]:
 
 
 def likeness(table: Faces, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) cosine of each face to a person's embedding (D,), -1 to 1; NaN for a face that was not embedded."""
+    """(N,) cosine of each face to a person's embedding (D,), -1 to 1.
+
+    A face that was not embedded takes that of the faces of its track before and after, by how far away they are; NaN
+    where there are none, and for faces that were filled in.
+    """
     known = np.isfinite(table.embedding).all(axis=1)
     found = np.full(len(table), np.nan, np.float32)
-    if known.any():
-        found[known] = np.clip(cosine_similarity(table.embedding[known], embedding), -1, 1)
+    if not known.any():
+        return found
+    found[known] = np.clip(cosine_similarity(table.embedding[known], embedding), -1, 1)
+    open_rows = ~known & ~np.asarray(table.flags & Flag.FILLED, bool)
+    for track in np.unique(table.track[open_rows]):
+        own = table.track == track
+        if (have := own & known).any():
+            rows = own & open_rows
+            found[rows] = np.interp(table.frame[rows], table.frame[have], found[have])
     return found
 
 

@@ -19,7 +19,7 @@ from facepipe.boxes import area, centres, common
 from facepipe.people import mean_embedding
 from facepipe.types import Faces
 
-__all__ = ["link_tracks", "neighbourhood"]
+__all__ = ["link_tracks", "near", "neighbourhood"]
 
 Float64 = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -114,11 +114,25 @@ def neighbourhood(faces: Faces) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         other = one + step
         smaller = np.minimum(area(faces.box[one]), area(faces.box[other]))
         overlap = common(faces.box[one], faces.box[other]) > _TOUCHING * smaller
-        near = np.linalg.norm(centre[one] - centre[other], axis=1) < _CLOSE * np.maximum(width[one], width[other])
-        for mask, found in ((touching, overlap), (close, near)):
+        beside = _beside(centre[one], centre[other], width[one], width[other])
+        for mask, found in ((touching, overlap), (close, beside)):
             mask[one[found]] = mask[other[found]] = True
         step += 1
     return touching, close
+
+
+def near(box: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(N,) bool: which of the faces (N, 4) of one frame have another close by."""
+    centre, width = centres(box)
+    beside = _beside(centre[:, None], centre[None], width[:, None], width[None])
+    np.fill_diagonal(beside, val=False)
+    return np.asarray(beside.any(axis=1))
+
+
+def _beside(one: Float64, other: Float64, one_width: Float64, other_width: Float64) -> NDArray[np.bool_]:
+    """(...) bool, of centres (..., 2) and widths (...)."""
+    apart = np.linalg.norm(one - other, axis=-1)
+    return np.asarray(apart < _CLOSE * np.maximum(one_width, other_width))
 
 
 def _strides(box: NDArray[np.float32]) -> Float64:

@@ -67,22 +67,36 @@ class Everywhere:
         return crops[:, 0, 0, :2].astype(np.float32)
 
 
+@pytest.mark.parametrize("stride", [1, 7])
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 20])
-def test_a_row_for_each_face_with_its_own_embedding(count: int) -> None:
+def test_a_row_for_each_face_with_its_own_embedding(count: int, stride: int) -> None:
     fake: Any = Everywhere()
     frames: Any = (
         SimpleNamespace(index=i, pts=7 * i, image=np.full((200, 200, 3), i, np.uint8)) for i in range(count)
     )
-    faces = detect_faces(frames, Models(fake, fake, fake), DetectConfig(), LimitsConfig(), (200, 200))
+    config = DetectConfig(embed_stride=stride)
+    faces = detect_faces(frames, Models(fake, fake, fake), config, LimitsConfig(), (200, 200))
+    embedded = (faces.frame % stride == 0) | (faces.frame < 5)
     assert len(faces) == 2 * count
-    assert sum(fake.batches) == 2 * count
+    assert sum(fake.batches) == embedded.sum()
     assert max(fake.batches, default=0) <= 16
     np.testing.assert_array_equal(faces.frame, np.repeat(np.arange(count), 2))
     np.testing.assert_array_equal(faces.pts, 7 * faces.frame)
     np.testing.assert_array_equal(faces.face, np.tile([0, 1], count))
     if count:
-        np.testing.assert_array_equal(faces.embedding, np.stack([faces.frame, faces.box[:, 0]], 1))
+        own = np.stack([faces.frame, faces.box[:, 0]], 1)
+        np.testing.assert_array_equal(faces.embedding, np.where(embedded[:, None], own, np.nan))
         assert set(faces.track.tolist()) == {0, 1}
+
+
+def test_faces_beside_others_are_all_embedded() -> None:
+    fake: Any = Everywhere()
+    boxes = np.array([[10, 10, 60, 60], [70, 10, 100, 40]], np.float32)
+    fake.detect = lambda image: Detections(boxes, np.array([0.9, 0.8], np.float32))
+    frames: Any = (SimpleNamespace(index=i, pts=i, image=np.full((200, 200, 3), i, np.uint8)) for i in range(12))
+    config = DetectConfig(embed_stride=50)
+    faces = detect_faces(frames, Models(fake, fake, fake), config, LimitsConfig(), (200, 200))
+    assert sum(fake.batches) == len(faces) == 24
 
 
 def test_without_an_embedder() -> None:
@@ -100,8 +114,10 @@ def test_a_real_clip(clip_path: Callable[[str], Path]) -> None:
     assert faces.mesh.shape == (11, 468, 3)
     assert faces.trusted.all()
     assert (np.abs(np.stack([faces.yaw, faces.pitch, faces.roll])) < 25).all()
-    np.testing.assert_allclose(np.linalg.norm(faces.embedding, axis=1), 1, atol=1e-5)
-    assert (faces.embedding @ faces.embedding[0] > 0.8).all()
+    looked = np.isin(faces.frame, [0, 1, 2, 3, 4, 5, 10])
+    assert np.isnan(faces.embedding[~looked]).all()
+    np.testing.assert_allclose(np.linalg.norm(faces.embedding[looked], axis=1), 1, atol=1e-5)
+    assert (faces.embedding[looked] @ faces.embedding[0] > 0.8).all()
     assert (np.diff(faces.pts) > 0).all()
 
 

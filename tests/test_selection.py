@@ -16,7 +16,7 @@ import facepipe
 from facepipe.config import SelectConfig, build, load, to_toml
 from facepipe.errors import ConfigError, NoFaceError, UsageError
 from facepipe.pipeline import resolve
-from facepipe.selection import KEYS, Limit, select, within
+from facepipe.selection import KEYS, Limit, likeness, select, within
 from facepipe.types import Faces, Flag
 from facepipe.workspace import read_crops, read_faces, read_json
 
@@ -97,12 +97,23 @@ def test_similarity_is_to_the_mean_of_the_unflagged_faces() -> None:
     faces.flags[3:] = Flag.BLURRED
     found = select([faces], [np.ones(6, bool)], [()], SelectConfig(similarity=(0.9, 1)))
     assert found.rows[0].tolist() == [True] * 3 + [False] * 3
-    faces.embedding[[1, 4]] = np.nan  # not embedded, as a face that was filled in: nothing speaks against it
+    faces.embedding[[1, 4]] = np.nan
+    faces.flags[[1, 4]] |= Flag.FILLED  # nothing speaks against a face that was filled in
     found = select([faces], [np.ones(6, bool)], [()], SelectConfig(similarity=(0.9, 1)))
     assert found.rows[0].tolist() == [True, True, True, False, True, False]
     bare = faces.with_columns(embedding=np.zeros((6, 0), np.float32))
     with pytest.raises(UsageError, match=r"no embeddings; set detect\.embedder"):
         select([bare], [np.ones(6, bool)], [()], SelectConfig(similarity=(0.9, 1)))
+
+
+def test_a_face_that_was_not_embedded_is_as_alike_as_those_around_it() -> None:
+    faces = table(6)
+    faces.embedding[:] = np.eye(4)[[0, 0, 0, 0, 1, 1]]
+    faces.embedding[[1, 2, 3, 5]] = np.nan
+    faces.track[:] = [0, 0, 0, 0, 0, 1]
+    faces.flags[2] = Flag.FILLED
+    found = likeness(faces, np.eye(4, dtype=np.float32)[0])
+    np.testing.assert_allclose(found, [1, 0.75, np.nan, 0.25, 0, np.nan], atol=1e-6)
 
 
 @pytest.mark.parametrize("limit", [(None, None), (0.0, None), (None, 0.0), (-1.0, 1.0)])

@@ -25,7 +25,7 @@ from facepipe.methods.bank import SourceBank
 from facepipe.methods.plan import rows_to_swap
 from facepipe.stages.align import align_faces, steady_faces
 from facepipe.stages.detect import detect_faces
-from facepipe.tracks import link_tracks
+from facepipe.tracks import link_tracks, near, neighbourhood
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import open_clip
 
@@ -67,6 +67,12 @@ def table(seen: Sequence[Seen], *, noise: float = 0.3, embedded: bool = True) ->
     if not embedded:
         columns["embedding"] = columns["embedding"][:, :0]
     return Faces(**columns)
+
+
+@given(places=st.lists(st.floats(0, 400, width=32), min_size=1, max_size=6))
+def test_who_is_near_is_told_alike_for_a_frame_and_for_a_table(places: list[float]) -> None:
+    faces = table([Seen(0, 0, x, track) for track, x in enumerate(places)])
+    np.testing.assert_array_equal(near(faces.box), neighbourhood(faces)[1])
 
 
 def people_of(tracks: NDArray[np.int32], seen: Sequence[Seen]) -> dict[int, set[int]]:

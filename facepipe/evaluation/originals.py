@@ -96,7 +96,10 @@ def embed_rows(
     dict from net to (N, D) float32 array
         Rows of unit length, in the order of frames.
     """
-    chosen = faces[evenly_spaced(len(faces), SAMPLES)]
+    embedded = np.flatnonzero(np.isfinite(faces.embedding).all(axis=1)) if faces.embedding.shape[1] else np.arange(0)
+    enough = known and len(embedded) >= min(SAMPLES, len(faces))  # stage detect embeds but every n-th face
+    few = embedded if enough else np.arange(len(faces))
+    chosen = faces[few[evenly_spaced(len(few), SAMPLES)]]
     there = {
         net.name: chosen.embedding
         for net in embedders

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,18 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import geometry
+from facepipe.backends.embedders import Embedder
 from facepipe.boxes import area, common
 from facepipe.config import DetectConfig, LimitsConfig
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.finder import Finder, Found, Models
 from facepipe.gaps import fill_gaps
-from facepipe.tracks import link_tracks, neighbourhood
+from facepipe.tracks import link_tracks, near, neighbourhood
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
 
 __all__ = ["detect_faces", "misfit", "quality_flags"]
 
 _BATCH = 16
+_FIRST = 5  # faces of a track that are embedded one after the other
 _OWN = 0.82  # of the landmarks' extent lies in the face's box; 0.85 and more where they are right, else 0.47 to 0.8
 
 
@@ -52,21 +55,14 @@ def detect_faces(
     """
     rows: list[_Row] = []
     times: dict[int, int] = {}
-    crops: list[Image] = []
-    embeddings: list[NDArray[np.float32]] = []
+    looks = None if models.embedder is None else _Looks(models.embedder, config.embed_stride)
     finder = Finder(models.detector, models.landmarker, stride=config.stride)
     for frame, found in finder(frames):
         times[frame.index] = frame.pts
-        for number, face in enumerate(found):
-            rows.append(_Row(frame.index, frame.pts, number, face))
-            if models.embedder is not None:
-                crops.append(models.embedder.crop(frame.image, face.box, face.fit.landmarks))
-                if len(crops) == _BATCH:
-                    embeddings.append(models.embedder.embed(np.stack(crops)))
-                    crops = []
-    if crops and models.embedder is not None:
-        embeddings.append(models.embedder.embed(np.stack(crops)))
-    faces = _table(rows, np.concatenate(embeddings) if embeddings else None)
+        if looks is not None:
+            looks.see(frame, found, len(rows))
+        rows += [_Row(frame.index, frame.pts, number, face) for number, face in enumerate(found)]
+    faces = _table(rows, None if looks is None else looks.table(len(rows)))
     if not len(faces):
         return faces
     faces = faces.with_columns(flags=quality_flags(faces, size, limits))
@@ -75,6 +71,46 @@ def detect_faces(
         track=link_tracks(faces, [shown[i] for i in finder.scenes.cuts()], memory=config.memory)
     )
     return _described(fill_gaps(faces, times, config.fill), size, limits)
+
+
+class _Looks:
+    """Embeds in batches what is needed to tell who faces are.
+
+    A face that is followed and alone stays who it is: a few of a track tell as much as all, and embedding is most of
+    the stage's work. Where another face is near, each counts.
+    """
+
+    def __init__(self, embedder: Embedder, stride: int) -> None:
+        self._embedder = embedder
+        self._stride = stride
+        self._seen: Counter[int] = Counter()  # faces of each of the finder's tracks that were embedded
+        self._crops: list[Image] = []
+        self._rows: list[int] = []
+        self._done: list[NDArray[np.float32]] = []
+
+    def see(self, frame: Frame, found: list[Found], first: int) -> None:
+        """Embed those of a frame's faces that need it; the first of them has the row `first` of the table."""
+        beside = near(np.stack([face.box for face in found])) if len(found) > 1 else np.zeros(len(found), bool)
+        for row, (face, crowded) in enumerate(zip(found, beside, strict=True), first):
+            if frame.index % self._stride == 0 or crowded or self._seen[face.track] < _FIRST:
+                self._seen[face.track] += 1
+                self._rows.append(row)
+                self._crops.append(self._embedder.crop(frame.image, face.box, face.fit.landmarks))
+                if len(self._crops) == _BATCH:
+                    self._embed()
+
+    def _embed(self) -> None:
+        self._done.append(self._embedder.embed(np.stack(self._crops)))
+        self._crops = []
+
+    def table(self, count: int) -> NDArray[np.float32]:
+        """(N, D) of all rows; NaN for those that were not embedded."""
+        if self._crops:
+            self._embed()
+        found = np.full((count, self._embedder.dim), np.nan, np.float32)
+        if self._done:
+            found[self._rows] = np.concatenate(self._done)
+        return found
 
 
 def _described(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> Faces:
