@@ -5,6 +5,7 @@
   clipping, the optimiser and the averaged weights cost. Then what channels-last, bfloat16 and `torch.compile` are
   worth, and ``original-64``, the published auto-encoder. All of them take turns, step by step, so that other work on
   the machine hits all alike; the loop's first steps are not counted, nor is its start. No swaps, no identity loss.
+- Images per second of the loop in one and in two processes that ``torchrun`` starts, one thread and a batch each.
 - Peak memory of a process that trains a few steps and writes a checkpoint, likewise without the identity net.
 - With ``--run``: how long ``original-64`` trains to what it reaches on held-out faces in some minutes, and how long
   ``cpu-64`` takes to the same: masked PSNR, mean of both persons, of the raw or the averaged weights, whichever is
@@ -23,6 +24,7 @@ import contextlib
 import json
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -63,6 +65,7 @@ NEVER = 10**9
 BLOCK = 10  # steps whose times are added up: some things are done every few steps
 MEMORY_STEPS = 4
 CPU = torch.device("cpu")
+ALONE = Team(CPU)
 NO_RUN = "give --run RUN: a finished run folder (facepipe run --set swap.method=gan)"
 
 
@@ -126,11 +129,18 @@ def passes(
     return seconds
 
 
-def loop(shape: Architecture, batch: int, steps: int, between: Callable[[], None]) -> list[float]:
+def nothing() -> None:
+    """Between two steps."""
+
+
+def loop(
+    shape: Architecture, batch: int, steps: int, between: Callable[[], None] = nothing, team: Team = ALONE
+) -> list[float]:
     """Seconds of each step of `train_net` without swaps and identity; `between` is called after each, uncounted."""
     config = TrainConfig(steps=NEVER, batch=batch, swap_every=NEVER, validate_every=NEVER)
     persons: dict[Side, Person] = {side: person(i, shape.size) for i, side in enumerate(SIDES)}
-    loader, trainee = Loader(persons, shape.size, config), Trainee(shape, config, CPU)
+    loader = Loader(persons, shape.size, config, part=(team.number, team.size))
+    trainee = Trainee(shape, config, CPU)
     trainee.step = 1  # step 0 would swap
     took: list[float] = []
     start = time.perf_counter()
@@ -143,7 +153,7 @@ def loop(shape: Architecture, batch: int, steps: int, between: Callable[[], None
         return step > steps
 
     with tempfile.TemporaryDirectory() as name:
-        train_net(trainee, loader, None, config, Team(CPU), Path(name), facts={}, stop=stop)
+        train_net(trainee, loader, None, config, team, Path(name), facts={}, stop=stop)
     return took
 
 
@@ -197,13 +207,38 @@ def _blocks(times: Sequence[float], length: int = BLOCK) -> NDArray[np.float64]:
     return np.asarray(np.reshape(times, (-1, length)).mean(1)[1:])
 
 
+# Several processes
+
+
+def member(batch: int, steps: int) -> None:
+    """Train as one of the processes that `scaling` started; the first prints images/s of all of them."""
+    team = Team.join("cpu")
+    whole = batch * team.size
+    blocks = _blocks(loop(PRESETS["cpu-64"], whole, steps + BLOCK, team=team))
+    if team.leads:
+        print(float(np.median(2 * whole / blocks)))
+
+
+def scaling(batch: int, steps: int) -> list[Row]:
+    """The loop in one and in two processes of one thread each."""
+    found = []
+    for count in (1, 2):
+        start = (sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}")
+        command = (*start, __file__, "--member", "--threads=1", f"--batch={batch}", f"--steps={steps}")
+        told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        found.append(float(told.split()[-1]))
+    return [
+        Row(f"{k} process(es)", rate, rate / found[0], "of 2x" if k > 1 else "") for k, rate in enumerate(found, 1)
+    ]
+
+
 # Memory
 
 
 def peak(preset: str, batch: int, threads: int) -> float:
     """Peak memory of this process in MB, after a training of a few steps."""
     torch.set_num_threads(threads)
-    loop(PRESETS[preset], batch, MEMORY_STEPS, lambda: None)
+    loop(PRESETS[preset], batch, MEMORY_STEPS)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
@@ -363,17 +398,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help=f"of the loop, in blocks of {BLOCK} (default 40)")
     parser.add_argument("--batch", type=int, default=8, help="faces of each person (default 8)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--member", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.steps < BLOCK or args.steps % BLOCK:
         parser.error(f"--steps: expected a multiple of {BLOCK}, got {args.steps}")
     torch.set_num_threads(args.threads)
     cv2.setNumThreads(args.threads)
+    if args.member:
+        member(args.batch, args.steps)
+        return
     run: Path | None = args.run
     if run is not None and not (run / "model" / "setup.json").is_file():
         parser.error(f"--run: {run} has no model/setup.json; {NO_RUN}")
     tables: dict[str, Callable[[], list[Row]]] = {
         "peak memory, MB": lambda: memory(args.batch, args.threads),
         "images/s": lambda: speed(args.batch, args.steps),
+        "images/s of the loop, a thread and a batch each": lambda: scaling(args.batch, args.steps),
         "seconds to the same held-out PSNR": lambda: (
             [Row("original-64, cpu-64", note=NO_RUN)] if run is None else same_result(run, args.batch, args.minutes)
         ),
