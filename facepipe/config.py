@@ -84,7 +84,7 @@ class DetectConfig(_Section):
     embedder: Literal["irv1", "sface", "none"] = "irv1"
     """Identity net whose embeddings stand in faces.parquet."""
     embed_stride: Annotated[int, Field(ge=1, le=250)] = 5
-    """Every n-th frame is embedded, and besides the first faces of a track and those beside others; 1 is all of them."""
+    """Every n-th frame is embedded, and besides the first faces of a track and those beside others; 1 is every one."""
 
 
 class AlignConfig(_Section):
@@ -92,8 +92,8 @@ class AlignConfig(_Section):
 
     template: Literal["ibug68", "arcface5", "ffhq"] = "ibug68"
     """Canonical landmarks that a face is fitted to by a similarity transform (Umeyama 1991)."""
-    size: Annotated[int, Field(ge=32, le=2048)] = 384
-    """Side of the crop in pixels."""
+    size: Annotated[int, Field(ge=32, le=2048)] | Literal["auto"] = "auto"
+    """Side of the crop in pixels; ``auto`` is what each clip's faces need to keep their detail, from 128 to 1024."""
     margin: Annotated[float, Field(ge=-0.4, le=2)] = 0.15
     """Room added on every side of the template, as a fraction of its side."""
     smooth: Annotated[float, Field(ge=0, le=100)] = 1.0

@@ -64,7 +64,7 @@ from facepipe.provenance import (
 from facepipe.report import write_report
 from facepipe.selection import Selection, select
 from facepipe.stages import score as scoring
-from facepipe.stages.align import align_faces
+from facepipe.stages.align import align_faces, crop_size
 from facepipe.stages.detect import detect_faces
 from facepipe.stages.swap import SwappedFrame, swap_frames, write_swap
 from facepipe.types import OTHER, SIDES, Faces, Image, Side, VideoInfo, evenly_spaced
@@ -111,7 +111,7 @@ _DETECTED = "detected.parquet"
 """What stage detect found; align smooths it into ``faces.parquet``, and can do so again with other settings."""
 
 # Raise a stage's number when its results change: run folders then do it again.
-_VERSION: Mapping[Stage, int] = {"detect": 3, "align": 2, "train": 2, "swap": 1, "score": 2}
+_VERSION: Mapping[Stage, int] = {"detect": 3, "align": 3, "train": 2, "swap": 1, "score": 2}
 
 # Threads of torch for nets that are not trained: fixed, because the last bits of what they say depend on it, and
 # results must not depend on the machine or on the number of workers.
@@ -293,6 +293,8 @@ def _call(stage: Stage, config: Any, progress: Progress | None, settings: Mappin
     if stage == "score":
         evaluation.choose_protocol(resolved.score.protocol)  # before anything is done that it would refuse to measure
     require_consent(resolved)
+    if resolved.train.view == "crop" and resolved.align.size == "auto" and resolved.swap.method == "gan":
+        raise UsageError("train.view=crop: all crops have to be of one size; set it, e.g. align.size=384")
     clips: dict[Side, list[Clip]] = {
         "source": find_clips(resolved.source),
         "target": find_clips(resolved.target),
@@ -744,15 +746,16 @@ class _Run:
 
     def _cut_crops(self, clip: Clip, folder: Path) -> dict[str, Any]:
         faces = read_faces(folder / _DETECTED)
+        size = crop_size(faces, self.config.align)
         with (
             self._open(clip) as reader,
             atomic_path(folder / "crops.npy") as part,
-            CropWriter(part, self.config.align.size) as crops,
+            CropWriter(part, size) as crops,
         ):
             frames = self._frames("align", clip, reader)
             faces = align_faces(frames, faces, self.config.align, self.config.limits, crops.append)
         write_faces(folder / "faces.parquet", faces)
-        return {"flagged": int((~faces.trusted).sum())}
+        return {"flagged": int((~faces.trusted).sum()), "size": size}
 
     def _faces(self, side: Side, clip: Clip) -> Faces:
         return read_faces(self.workspace.clip_folder(side, clip.name) / "faces.parquet")
@@ -1206,7 +1209,7 @@ class _Run:
             self.protocol,
             self.features if self._scoring.with_features else None,
             self._scoring.samples,
-            face_size=self.config.align.size,
+            face_size=self._crops("target", clip).shape[1],
             held_out_from=self._held_out_from(faces, learnable),
             occlusion=self.config.swap.occlusion,
         )

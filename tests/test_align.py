@@ -18,7 +18,7 @@ from skimage.transform import SimilarityTransform
 from facepipe import geometry
 from facepipe.config import AlignConfig, DetectConfig, LimitsConfig
 from facepipe.finder import load_models
-from facepipe.stages.align import align_faces, crop_transforms
+from facepipe.stages.align import align_faces, crop_size, crop_transforms
 from facepipe.stages.detect import detect_faces
 from facepipe.types import Faces, Flag
 from facepipe.video import open_clip
@@ -45,8 +45,8 @@ def repeat(faces: Faces, rows: list[int]) -> Faces:
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("size", [112, 384])
 def test_faces_lie_on_the_template(real: tuple[Faces, list[Any]], template: Any, size: int) -> None:
-    config = AlignConfig(template=template, size=size, margin=0.1)
-    matrices = crop_transforms(real[0].landmarks, config)
+    config = AlignConfig(template=template, margin=0.1)
+    matrices = crop_transforms(real[0].landmarks, config, size)
     assert matrices.shape == (6, 2, 3)
     points = real[0].landmarks if template == "ibug68" else geometry.five_points(real[0].landmarks)
     placed = geometry.apply(matrices, points)
@@ -56,8 +56,8 @@ def test_faces_lie_on_the_template(real: tuple[Faces, list[Any]], template: Any,
 
 def test_the_transform_is_scikit_images(real: tuple[Faces, list[Any]]) -> None:
     config = AlignConfig()
-    wanted = geometry.template("ibug68", config.size, margin=config.margin)
-    for landmarks, matrix in zip(real[0].landmarks, crop_transforms(real[0].landmarks, config), strict=True):
+    wanted = geometry.template("ibug68", 384, margin=config.margin)
+    for landmarks, matrix in zip(real[0].landmarks, crop_transforms(real[0].landmarks, config, 384), strict=True):
         witness = SimilarityTransform.from_estimate(landmarks.astype(np.float64), wanted)
         np.testing.assert_allclose(matrix, witness.params[:2], atol=1e-6)
 
@@ -70,7 +70,7 @@ def test_a_moved_face_gets_the_same_crop(scale: float, angle: float, x: float, y
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     moved = face @ turn.T + [x, y]
     both = np.stack([face, moved]).astype(np.float32)
-    placed = geometry.apply(crop_transforms(both, AlignConfig()), both)
+    placed = geometry.apply(crop_transforms(both, AlignConfig(), 384), both)
     np.testing.assert_allclose(placed[0], placed[1], atol=0.05)
 
 
@@ -78,9 +78,10 @@ def test_rows_that_fix_no_transform_do_not_spoil_the_others(real: tuple[Faces, l
     landmarks = real[0].landmarks.copy()
     landmarks[1] = 5
     landmarks[3, 7] = np.nan
-    matrices = crop_transforms(landmarks, AlignConfig())
+    matrices = crop_transforms(landmarks, AlignConfig(), 384)
     assert np.isnan(matrices[[1, 3]]).all()
-    np.testing.assert_allclose(matrices[[0, 2, 4, 5]], crop_transforms(real[0].landmarks, AlignConfig())[[0, 2, 4, 5]])
+    whole = crop_transforms(real[0].landmarks, AlignConfig(), 384)
+    np.testing.assert_allclose(matrices[[0, 2, 4, 5]], whole[[0, 2, 4, 5]])
 
 
 def test_no_faces() -> None:
@@ -106,6 +107,49 @@ def test_one_crop_a_row_in_the_order_of_rows(real: tuple[Faces, list[Any]]) -> N
         assert np.abs(crop.astype(float) - witness).mean() < 2
     np.testing.assert_array_equal(crops[0], crops[1])
     assert np.abs(crops[0].astype(float) - crops[3]).mean() > 0.5
+
+
+@given(scale=st.floats(0.2, 8))
+@settings(max_examples=30)
+def test_crops_have_the_size_of_the_faces(real: tuple[Faces, list[Any]], scale: float) -> None:
+    """A pixel of the crop is about a pixel of the frame, between the smallest crop and the largest."""
+    faces = real[0].with_columns(landmarks=real[0].landmarks * np.float32(scale))
+    side = crop_size(faces, AlignConfig())
+    assert side % 32 == 0
+    shrinks = geometry.similarity_params(crop_transforms(faces.landmarks, AlignConfig(), side)).scale
+    if side < 1024:
+        assert np.sort(shrinks)[1] > 1 - 1e-6  # all but the largest are not made smaller
+    if side > 128:
+        assert shrinks.min() < side / (side - 32)
+    assert crop_size(faces, AlignConfig(size=200)) == 200
+
+
+def test_a_flagged_face_does_not_size_the_crops(real: tuple[Faces, list[Any]]) -> None:
+    landmarks = real[0].landmarks.copy()
+    landmarks[:3] *= 5
+    landmarks[3] = 7
+    flags = np.where(np.arange(6) < 4, np.int32(Flag.MISFIT), np.int32(0))
+    faces = real[0].with_columns(landmarks=landmarks, flags=flags)
+    assert crop_size(faces, AlignConfig()) == crop_size(real[0][[4, 5]], AlignConfig())
+    assert crop_size(faces[[3]], AlignConfig()) == crop_size(Faces.empty(), AlignConfig()) == 128
+
+
+def test_a_large_face_keeps_its_detail(real: tuple[Faces, list[Any]]) -> None:
+    """What is as fine as two pixels of the frame is in the crop, and would not be in one of 384."""
+    faces, frames = real
+    large = cv2.resize(frames[0].image, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    stripes = 40 * ((np.arange(large.shape[1]) // 2) % 2)[None, :, None]
+    frame: Any = SimpleNamespace(
+        index=int(faces.frame[0]), image=np.clip(large * 0.5 + stripes, 0, 255).astype(np.uint8)
+    )
+    one = faces[[0]].with_columns(landmarks=faces.landmarks[:1] * 3)
+    contrast = []
+    for size in ("auto", 384):
+        crops: list[NDArray[np.uint8]] = []
+        align_faces([frame], one, AlignConfig(size=size, smooth=0), LIMITS, crops.append)
+        middle = crops[0][crops[0].shape[0] // 3 : crops[0].shape[0] // 2].astype(float)
+        contrast.append(np.abs(np.diff(middle, axis=1)).mean())
+    assert contrast[0] > 3 * contrast[1]
 
 
 def test_other_columns_stay(real: tuple[Faces, list[Any]]) -> None:

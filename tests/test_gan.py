@@ -155,7 +155,9 @@ def test_a_net_of_before_there_were_views_is_refused(finished: tuple[Path, Any],
     shutil.copytree(finished[0], out)
     for path in (out / "model").glob("step-*.json"):
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "view"}))
-    with pytest.raises(CheckpointError, match=r"older facepipe, which had no setting view; delete .*model to begin anew"):
+    with pytest.raises(
+        CheckpointError, match=r"older facepipe, which had no setting view; delete .*model to begin anew"
+    ):
         run(out, "train.steps=9")
 
 

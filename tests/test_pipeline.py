@@ -28,7 +28,7 @@ from facepipe.config import AlignConfig, Config, load
 from facepipe.errors import NoFaceError, RunFolderBusyError
 from facepipe.provenance import TAG, check, read_label
 from facepipe.report import write_report
-from facepipe.stages.align import crop_transforms, steady_faces
+from facepipe.stages.align import crop_size, crop_transforms, steady_faces
 from facepipe.types import VideoInfo
 from facepipe.video import open_clip, open_writer, write_image
 from facepipe.workspace import Workspace, read_crops, read_faces
@@ -101,7 +101,8 @@ def test_tables_of_faces(run_folder: Any) -> None:
         assert {len(row) for row in table["landmarks"].to_pylist()} == {136}
         assert {len(row) for row in table["embedding"].to_pylist()} == {512}
         crops = read_crops(folder / "crops.npy")
-        assert crops.shape == (run_folder.clips.frames, 384, 384, 3)
+        size = crop_size(read_faces(folder / "detected.parquet"), AlignConfig())
+        assert crops.shape == (run_folder.clips.frames, size, size, 3)
         assert crops.std() > 20
 
 
@@ -110,7 +111,8 @@ def test_landmarks_are_smoothed_once_and_the_raw_ones_are_kept(run_folder: Any) 
     for side, clip in (("source", "man"), ("target", "woman")):
         raw, faces = (read_faces(run_folder.out / side / clip / f"{name}.parquet") for name in ("detected", "faces"))
         np.testing.assert_array_equal(faces.landmarks, steady_faces(raw, AlignConfig().smooth).landmarks)
-        np.testing.assert_array_equal(faces.frame_to_crop, crop_transforms(faces.landmarks, AlignConfig()))
+        matrices = crop_transforms(faces.landmarks, AlignConfig(), crop_size(raw, AlignConfig()))
+        np.testing.assert_array_equal(faces.frame_to_crop, matrices)
         assert not raw.frame_to_crop.any()
 
 

@@ -16,7 +16,7 @@ from facepipe import geometry, metrics
 from facepipe.config import SwapConfig
 from facepipe.methods.bank import frontal_shapes, mean_face, shape_free_layout
 from facepipe.methods.procrustes import Overlay
-from facepipe.methods.view import BORDER, CropView, TextureView, View, find_window, view_of
+from facepipe.methods.view import BORDER, CropView, TextureView, View, Window, find_window, view_of
 from facepipe.types import Faces
 
 pytestmark = pytest.mark.models
@@ -37,12 +37,16 @@ def woman(clip_path: Callable[[str], Path], faces_of: Callable[..., Person]) -> 
     return faces_of(clip_path("WolfgangLanger_Pexels.mp4"), range(240, 312, 12))
 
 
+def window_of(faces: Faces) -> Window:
+    return find_window([(faces, np.full(len(faces), CROP))])
+
+
 @pytest.fixture(params=["texture", "texture of 68 points", "crop"])
 def case(request: pytest.FixtureRequest, man: Person) -> tuple[View, Faces, Person]:
     """A view, and the man's faces with the landmarks that it is for."""
     faces = man[0]
     if request.param == "crop":
-        return CropView(find_window([faces], CROP), CROP), faces, man
+        return CropView(window_of(faces), CROP), faces, man
     if request.param == "texture of 68 points":
         faces = faces.with_columns(mesh=np.empty((len(faces), 0, 3), np.float32))
     return TextureView(mean_face(faces)), faces, man
@@ -91,7 +95,7 @@ def test_textures_of_a_moving_face_lie_over_each_other(man: Person) -> None:
     """Crops of a face that smiles differ more from their mean than its textures do."""
     faces, crops, _ = man
     spread = []
-    for view in (TextureView(mean_face(faces)), CropView(find_window([faces], CROP), CROP)):
+    for view in (TextureView(mean_face(faces)), CropView(window_of(faces), CROP)):
         seen = [view.see(crop, face, np.eye(2, 3), 64) for crop, face in zip(crops, faces, strict=True)]
         inside = np.min([mask for _, mask in seen], axis=0) == 1
         pictures = np.stack([image for image, _ in seen]).astype(float)[:, inside]
@@ -120,7 +124,7 @@ def test_another_person_imitates(man: Person, woman: Person) -> None:
     texture = TextureView(mean_face(faces))
     twin = texture.imitate(overlay, faces[0], other_crops[0], others[0], SIZE)
     np.testing.assert_array_equal(twin.image, texture.see(other_crops[0], others[0], np.eye(2, 3), SIZE).image)
-    crop = CropView(find_window([faces], CROP), CROP)
+    crop = CropView(window_of(faces), CROP)
     twin = crop.imitate(overlay, faces[0], other_crops[0], others[0], SIZE)
     own = crop.see(crops[0], faces[0], np.eye(2, 3), SIZE)
     assert np.minimum(twin.mask, own.mask).sum() > 0.9 * np.maximum(twin.mask, own.mask).sum()

@@ -189,6 +189,11 @@ class ChosenCrops(Sequence[Image]):
         self._crops = crops
         self._index = index
 
+    @property
+    def sides(self) -> NDArray[np.int64]:
+        """(N,) sides in pixels: crops of one clip are alike, those of two may differ."""
+        return np.array([self._crops[clip].shape[1] for clip, _ in self._index], np.int64)
+
     def take(self, rows: NDArray[np.int64]) -> ChosenCrops:
         """Some of the crops, in that order."""
         return ChosenCrops(self._crops, [self._index[row] for row in rows.tolist()])

@@ -279,19 +279,17 @@ def outline_mask(outline: Points, matrix: Points, size: int) -> NDArray[np.float
     return hull_mask(geometry.apply(matrix, outline), (size, size))
 
 
-def find_window(people: Sequence[Faces], crop: int) -> Window:
+def find_window(people: Sequence[tuple[Faces, NDArray[np.int64]]]) -> Window:
     """The square around nearly all faces, with some room.
 
     Parameters
     ----------
-    people : sequence of Faces
-        Those that may be learned from, of each person.
-    crop : int
-        Side of the crops in pixels.
+    people : sequence of (Faces, (N,) int array)
+        Those that may be learned from, of each person, and the sides of their crops in pixels.
     """
     low, high = [], []
-    for faces in people:
-        outlines = crop_outlines(faces) / crop
+    for faces, sides in people:
+        outlines = crop_outlines(faces) / sides[:, None, None]
         low.append(np.quantile(outlines.min(1), 0.02, axis=0))
         high.append(np.quantile(outlines.max(1), 0.98, axis=0))
     first, last = np.min(low, axis=0), np.max(high, axis=0)

@@ -17,16 +17,37 @@ from facepipe.image import sharpness, warp
 from facepipe.types import Faces, Flag, Image
 from facepipe.video import Frame
 
-__all__ = ["align_faces", "crop_transforms", "steady_faces"]
+__all__ = ["align_faces", "crop_size", "crop_transforms", "steady_faces"]
 
 # How much larger the variance of a flagged face's landmarks is taken to be.
 _DOUBT = {Flag.PROFILE: 4.0, Flag.CUT_OFF: 4.0, Flag.MISFIT: 16.0}
 _LEAST_SCORE = 0.1
 _THUMB = 24
+_STEP, _SMALLEST, _LARGEST = 32, 128, 1024  # sides of crops; a second of the largest takes 80 MB
+_SHARE = 0.9  # of a clip's faces are not made smaller
+_JUDGED = 384  # side of the picture that sharpness is measured in, whatever the crop's: it depends on the scale
 _LIKENESS = 0.6  # four frames apart faces have 0.6 to 1, blurred ones 0.72 to 0.9, what is put before them up to 0.57
 
 
-def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig) -> NDArray[np.float64]:
+def crop_size(faces: Faces, config: AlignConfig) -> int:
+    """Side of a clip's crops in pixels: `AlignConfig.size`, or what the faces need.
+
+    With ``auto`` a pixel of the crop is about one of the frame for the largest faces of the clip, so that they keep
+    their detail and small ones are not blown up.
+    """
+    if config.size != "auto":
+        return config.size
+    if not len(faces):
+        return _SMALLEST
+    best = faces.landmarks[faces.trusted] if faces.trusted.any() else faces.landmarks
+    shrinks = np.linalg.norm(crop_transforms(best, config, 1000)[:, 0, :2], axis=1)
+    natural = 1000 / shrinks[shrinks > 0]
+    if not natural.size:
+        return _SMALLEST
+    return int(np.clip(_STEP * np.ceil(np.quantile(natural, _SHARE) / _STEP), _SMALLEST, _LARGEST))
+
+
+def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig, size: int) -> NDArray[np.float64]:
     """The similarity transform of each face into its crop.
 
     Parameters
@@ -34,7 +55,9 @@ def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig) -> NDAr
     landmarks : (N, 68, 2) array
         iBUG points in frame pixels.
     config : AlignConfig
-        Template, size and margin.
+        Template and margin.
+    size : int
+        Side of the crops in pixels, see `crop_size`.
 
     Returns
     -------
@@ -42,7 +65,7 @@ def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig) -> NDAr
         ``frame_to_crop``; rows of NaN for landmarks that fix no transform.
     """
     points = landmarks if config.template == "ibug68" else geometry.five_points(landmarks)
-    template = geometry.template(config.template, config.size, margin=config.margin)
+    template = geometry.template(config.template, size, margin=config.margin)
     try:
         return geometry.umeyama(points, template)[..., :2, :]
     except DegenerateLandmarksError:
@@ -140,7 +163,7 @@ def align_faces(
     config, limits
         Settings.
     write : callable
-        Takes one (size, size, 3) uint8 RGB crop a row.
+        Takes one (size, size, 3) uint8 RGB crop a row; the size is that of `crop_size`.
 
     Returns
     -------
@@ -149,19 +172,20 @@ def align_faces(
         pose are smoothed over time. A face whose landmarks fix no transform is flagged `Flag.MISFIT` and has a black
         crop. So is a filled one whose picture is not like the face found last: something else is in its place.
     """
+    side = crop_size(faces, config)
     faces = steady_faces(faces, config.smooth)
-    matrices = crop_transforms(faces.landmarks, config)
+    matrices = crop_transforms(faces.landmarks, config, side)
     bad = np.asarray(~np.isfinite(matrices).all((1, 2)))
     filled = faces.flags & Flag.FILLED != 0
     hidden = np.zeros(len(faces), bool)
     last: dict[int, Image] = {}  # by track: the face as it was found last
-    size = (config.size, config.size)
+    size = (side, side)
     sharp = np.zeros(len(faces), np.float32)
     rows = _rows_by_frame(faces)
     for frame in frames:
         for row in rows.pop(frame.index, ()):
             crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.image, matrices[row], size)
-            sharp[row] = sharpness(crop)
+            sharp[row] = sharpness(_resized(crop, _JUDGED))
             write(crop)
             track = int(faces.track[row])
             if not filled[row]:
@@ -176,14 +200,20 @@ def align_faces(
     return faces.with_columns(frame_to_crop=np.where(bad[:, None, None], 0.0, matrices), sharpness=sharp, flags=flags)
 
 
+def _resized(crop: Image, side: int) -> Image:
+    if crop.shape[0] == side:
+        return crop
+    how = cv2.INTER_AREA if crop.shape[0] > side else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(crop, (side, side), interpolation=how), np.uint8)
+
+
 def _alike(one: Image, other: Image) -> bool:
     """Whether two crops show the same face, blurred or darkened perhaps: by the correlation of small grey pictures."""
     small = []
     for crop in (one, other):
         edge = crop.shape[0] // 6  # hair and background are left out
         inner = np.ascontiguousarray(crop[edge : crop.shape[0] - edge, edge : crop.shape[1] - edge])
-        thumb = cv2.resize(inner, (_THUMB, _THUMB), interpolation=cv2.INTER_AREA)
-        grey = cv2.cvtColor(thumb, cv2.COLOR_RGB2GRAY).astype(np.float64)
+        grey = cv2.cvtColor(_resized(inner, _THUMB), cv2.COLOR_RGB2GRAY).astype(np.float64)
         small.append((grey - grey.mean()) / max(float(np.linalg.norm(grey - grey.mean())), 1e-6))
     return float((small[0] * small[1]).sum()) > _LIKENESS
 

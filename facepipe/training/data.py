@@ -7,7 +7,7 @@ very faces that it would have seen, and so does one that is spread over several 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +25,7 @@ from facepipe.config import SwapConfig, TrainConfig
 from facepipe.errors import RunFolderError
 from facepipe.methods.faceset import FaceSet, Twins, see_rows
 from facepipe.methods.procrustes import Overlay
-from facepipe.methods.view import BORDER, CropView, TextureView, View
+from facepipe.methods.view import BORDER, CropView, TextureView, View, Window
 from facepipe.overlap import ahead
 from facepipe.training import augment
 from facepipe.types import OTHER, SIDES, Side
@@ -206,7 +206,7 @@ def _arrays(path: Path) -> dict[str, Path]:
 
 
 def write_person(
-    path: Path, faces: FaceSet, other: NDArray[np.float64], view: View, window: CropView, size: int, twins: Twins
+    path: Path, faces: FaceSet, other: NDArray[np.float64], view: View, window: Window, size: int, twins: Twins
 ) -> None:
     """Write a person's pictures and what belongs to them beside `path`.
 
@@ -220,7 +220,7 @@ def write_person(
         Mean frontal shape of the other person.
     view : View
         What the net sees.
-    window : CropView
+    window : Window
         What the identity net's pictures are cut out of.
     size : int
         Side of the net's pictures.
@@ -232,12 +232,14 @@ def write_person(
     pictures = (_four(*seen) for seen in see_rows(faces, everyone, view, side, border=BORDER))
     _write(files["pictures"], np.uint8, (count, side, side, 4), pictures, everyone)
     _write(files["twin_pictures"], np.uint8, (count, *twins.pictures.shape[1:]), twins.pictures, twins.seen)
-    landmarks = geometry.apply(
-        geometry.compose(faces.faces.frame_to_crop, window.matrix(side, border=BORDER)), faces.faces.landmarks
-    )
+    windows = [CropView(window, crop) for crop in faces.crops.sides.tolist()]
+    to_windows = np.stack([one.matrix(side, border=BORDER) for one in windows])
+    to_scenes = geometry.compose(faces.faces.frame_to_crop, to_windows)
+    landmarks = geometry.apply(to_scenes, faces.faces.landmarks)
     if isinstance(view, TextureView):
         landmarks = np.broadcast_to(view.landmarks(side, border=BORDER), landmarks.shape)
-        _write_scenes(files, faces, Overlay(other, faces.faces[faces.train], SwapConfig()), view, window, side)
+        overlay = Overlay(other, faces.faces[faces.train], SwapConfig())
+        _write_scenes(files, faces, overlay, view, windows, to_scenes, side)
     whole = np.full(count, -1, np.int64)
     whole[twins.seen] = twins.rows
     with atomic_path(path.with_suffix(".npz")) as part, part.open("wb") as file:
@@ -254,19 +256,25 @@ def write_person(
 
 
 def _write_scenes(
-    files: Mapping[str, Path], faces: FaceSet, overlay: Overlay, view: TextureView, window: CropView, side: int
+    files: Mapping[str, Path],
+    faces: FaceSet,
+    overlay: Overlay,
+    view: TextureView,
+    windows: Sequence[CropView],
+    to_scenes: NDArray[np.float64],
+    side: int,
 ) -> None:
     """Write a person's crops, and where the other person's texture goes in them."""
     everyone = np.arange(len(faces.faces))
-    to_scenes = geometry.compose(faces.faces.frame_to_crop, window.matrix(side, border=BORDER))
     pairs = zip(faces.faces, to_scenes, strict=True)
     found = (view.places(overlay.points(face), to_scene, side) for face, to_scene in pairs)
     _write(files["places"], np.float16, (len(everyone), side, side, 2), found, everyone)
     places = np.load(files["places"], mmap_mode="r", allow_pickle=False)
-    scenes = (
-        _four(image, mask * (place[..., 0] <= 1))
-        for (image, mask), place in zip(see_rows(faces, everyone, window, side, border=BORDER), places, strict=True)
+    seen = (
+        window.see(np.asarray(crop), face, np.eye(2, 3), side, border=BORDER)
+        for window, crop, face in zip(windows, faces.crops, faces.faces, strict=True)
     )
+    scenes = (_four(image, mask * (place[..., 0] <= 1)) for (image, mask), place in zip(seen, places, strict=True))
     _write(files["scenes"], np.uint8, (len(everyone), side, side, 4), scenes, everyone)
 
 

@@ -16,7 +16,7 @@ from facepipe.backends.embedders import InceptionResnetV1, box_to_crop
 from facepipe.config import AlignConfig, Config, TrainConfig
 from facepipe.errors import CheckpointError, TrainingError
 from facepipe.methods.faceset import FaceSet, find_twins
-from facepipe.methods.view import BORDER, CropView, Window, cut_settings, find_window, view_of
+from facepipe.methods.view import BORDER, Window, cut_settings, find_window, view_of
 from facepipe.metrics import cosine_similarity
 from facepipe.networks import Architecture, architecture
 from facepipe.people import mean_embedding
@@ -63,7 +63,7 @@ def prepare(
     key = digest({**facts, "faces": [_stamp(sets[side]) for side in SIDES]})
     if (read_json(folder / "setup.json") or {}).get("key") == key:
         return
-    view, window = view_of(facts), CropView(Window(*facts["window"]), align.size)
+    view, window = view_of(facts), Window(*facts["window"])
     for side in SIDES:
         twins = find_twins(sets[side], sets[OTHER[side]], view, shape.size, held_out=True)
         write_person(folder / f"faces-{side}", sets[side], sets[OTHER[side]].mean, view, window, shape.size, twins)
@@ -84,14 +84,14 @@ def _facts(
         "held_out": config.held_out,
     }
     if begun is None:
-        window = find_window([faces.faces[faces.train] for faces in sets.values()], align.size)
+        window = find_window([(one.faces[one.train], one.crops.sides[one.train]) for one in sets.values()])
     else:
         _check_begun(folder, begun, checkpoint.as_json(facts))
         window = Window(*begun["window"])
     return {
         **facts,
         "window": [window.x, window.y, window.side],
-        "region": _region(sets, window, align.size),
+        "region": _region(sets, window),
         "shapes": {side: sets[side].mean.round(5).tolist() for side in SIDES},
     }
 
@@ -114,13 +114,13 @@ def _stamp(faces: FaceSet) -> str:
     return digest([table.frame_to_crop.tolist(), faces.train.tolist(), faces.clip.tolist()])
 
 
-def _region(sets: Mapping[Side, FaceSet], window: Window, crop: int) -> list[float]:
+def _region(sets: Mapping[Side, FaceSet], window: Window) -> list[float]:
     """What the identity net looks at, as a box of the stored picture in parts of its side: the median over faces."""
-    matrix = window.crop_to_window(crop, 1000, border=BORDER)
     edges = InceptionResnetV1.crop_size[0] * np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]) - 0.5
     boxes = []
     for faces in sets.values():
-        for face in faces.faces[faces.train]:
+        for face, crop in zip(faces.faces[faces.train], faces.crops.sides[faces.train].tolist(), strict=True):
+            matrix = window.crop_to_window(crop, 1000, border=BORDER)
             whole = (2**20, 2**20)
             to_crop = box_to_crop(face.box[0], InceptionResnetV1.crop_size, margin=32, frame_size=whole)
             placed = geometry.apply(geometry.compose(geometry.invert(to_crop), face.frame_to_crop[0], matrix), edges)

@@ -41,6 +41,7 @@ from facepipe.stages.align import crop_transforms
 from facepipe.video import open_clip
 
 CLIP = "WolfgangLanger_Pexels.mp4"
+SIDE = 384  # of the crops, pixels
 Pixels = NDArray[np.uint8]
 
 
@@ -59,7 +60,7 @@ Way = Callable[[Path, int], Work]
 
 def facepipe_way(stride: int) -> Way:
     config, align = DetectConfig(stride=stride, embedder="none"), AlignConfig()
-    models, size = load_models(config), (align.size, align.size)
+    models = load_models(config)
 
     def run(clip: Path, frames: int) -> Work:
         work = Work()
@@ -68,8 +69,8 @@ def facepipe_way(stride: int) -> Way:
                 work.frames += 1
                 if not found:
                     continue
-                matrices = crop_transforms(np.stack([face.fit.landmarks for face in found]), align)
-                crops = [warp(frame.image, matrix, size) for matrix in matrices]
+                matrices = crop_transforms(np.stack([face.fit.landmarks for face in found]), align, SIDE)
+                crops = [warp(frame.image, matrix, (SIDE, SIDE)) for matrix in matrices]
                 work.with_face += bool(crops)
                 work.landmarks[frame.index] = found[0].fit.landmarks
         return work

@@ -3,8 +3,8 @@
 A real clip is scaled to 960x540 by the project's own writer. Whole is what stages detect and align do to it with the
 default settings, its two passes of decoding included; it stands beside decoding alone (one pass, to RGB), the same
 with the detector on every frame, the same with every face embedded too, and both without embeddings, where the stride
-shows. The ways take turns, and the median run of each counts: by the clock, and in processor's time, which other programs change less. The parts are those
-of one run of the default way on one thread, in processor's time.
+shows. The ways take turns, and the median run of each counts: by the clock, and in processor's time, which other
+programs change less. The parts are those of one run of the default way on one thread, in processor's time.
 
 The stride may change the speed and not the faces: on every real clip the faces of both are compared, frame by frame.
 
@@ -221,9 +221,7 @@ def show(result: dict[str, Any], threads: int, repeat: int) -> None:
         f"detector {result['detector']} at every {result['stride']}th frame, landmarks {result['landmarker']}, "
         f"embedding {result['embedder']} of every {result['embed_stride']}th"
     )
-    print(
-        "                                                            frames/s  of decoding alone  processor's ms a frame"
-    )
+    print(f"{'':59s} frames/s  of decoding alone  processor's ms a frame")
     for row in result["rows"]:
         print(f"{row['way']:59s}{row['fps']:9.1f}  {row['of_decoding_alone']:19.1%}{row['processor_ms']:24.1f}")
     print("faster by " + ", ".join(f"{ratio:.1f}x ({name})" for name, ratio in result["faster_by"].items()))

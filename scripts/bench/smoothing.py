@@ -47,7 +47,7 @@ CLIPS = (
     *("carphone_pristine.mp4", "carphone_distorted.mp4"),
 )
 AIMS = {"dlib68": 3.0, "raw": 1.5}
-ALIGN = AlignConfig(size=192)
+ALIGN, SIDE = AlignConfig(), 192
 Floats = NDArray[np.float64]
 
 
@@ -76,30 +76,29 @@ def detected(clip: str, landmarker: str, embedder: str) -> Seen:
 
 def places(landmarks: NDArray[np.float32]) -> Floats:
     """Corners of the crop in the frame over the crop's side there, (T, 4, 2)."""
-    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * ALIGN.size - 0.5
-    matrices = crop_transforms(landmarks, ALIGN)
-    side = ALIGN.size / np.median(geometry.similarity_params(matrices).scale)
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * SIDE - 0.5
+    matrices = crop_transforms(landmarks, ALIGN, SIDE)
+    side = SIDE / np.median(geometry.similarity_params(matrices).scale)
     return np.asarray(geometry.apply(geometry.invert(matrices), corners) / side)
 
 
 def shake(landmarks: NDArray[np.float32], chosen: NDArray[np.bool_] | None = None) -> float:
     """`metrics.similarity_jitter` in per cent, or the same about chosen frames only."""
     if chosen is None:
-        return 100 * metrics.similarity_jitter(crop_transforms(landmarks, ALIGN), size=ALIGN.size)
+        return 100 * metrics.similarity_jitter(crop_transforms(landmarks, ALIGN, SIDE), size=SIDE)
     length = np.linalg.norm(np.diff(places(landmarks), n=2, axis=0), axis=-1).mean(1)
     return 100 * float(length[chosen[1:-1]].mean())
 
 
 def left_over(seen: Seen, faces: Faces) -> float:
     """Movement of the picture in the crop from frame to frame, mean, in per cent of the crop's side."""
-    side = ALIGN.size
-    hull = cv2.convexHull(geometry.template("ibug68", side, margin=ALIGN.margin)[:48].astype(np.float32))
-    inside = cv2.fillConvexPoly(np.zeros((side, side), np.uint8), hull.astype(np.int32), 1).astype(bool)
-    y, x = (np.nonzero(inside)[axis] / (side / 4) - 2 for axis in (0, 1))
+    hull = cv2.convexHull(geometry.template("ibug68", SIDE, margin=ALIGN.margin)[:48].astype(np.float32))
+    inside = cv2.fillConvexPoly(np.zeros((SIDE, SIDE), np.uint8), hull.astype(np.int32), 1).astype(bool)
+    y, x = (np.nonzero(inside)[axis] / (SIDE / 4) - 2 for axis in (0, 1))
     by_index = {frame.index: frame.image for frame in seen.frames}
     last, lengths = None, []
-    for number, matrix in zip(faces.frame.tolist(), crop_transforms(faces.landmarks, ALIGN), strict=True):
-        crop = cv2.cvtColor(warp(by_index[number], matrix, (side, side)), cv2.COLOR_RGB2GRAY)
+    for number, matrix in zip(faces.frame.tolist(), crop_transforms(faces.landmarks, ALIGN, SIDE), strict=True):
+        crop = cv2.cvtColor(warp(by_index[number], matrix, (SIDE, SIDE)), cv2.COLOR_RGB2GRAY)
         grey = np.asarray(cv2.GaussianBlur(crop.astype(np.float32), (0, 0), 1), np.float32)
         if last is not None:
             mean = (grey + last) / 2
@@ -107,7 +106,7 @@ def left_over(seen: Seen, faces: Faces) -> float:
             columns = np.stack([gx, gy, gx * x + gy * y, gy * x - gx * y], axis=1)
             lengths.append(np.linalg.norm(np.linalg.lstsq(columns, (grey - last)[inside], rcond=None)[0]))
         last = grey
-    return 100 * float(np.mean(lengths)) / side
+    return 100 * float(np.mean(lengths)) / SIDE
 
 
 def delay(raw: Floats, smooth: Floats, fast: NDArray[np.bool_]) -> float:
