@@ -25,7 +25,7 @@ _LEAST_SCORE = 0.1
 _THUMB = 24
 _STEP, _SMALLEST, _LARGEST = 32, 128, 1024  # sides of crops; a second of the largest takes 80 MB
 _SHARE = 0.9  # of a clip's faces are not made smaller
-_JUDGED = 384  # side of the picture that sharpness is measured in, whatever the crop's: it depends on the scale
+_JUDGED = 384  # side of the picture that sharpness is measured in, where the crop is larger: it depends on the scale
 _LIKENESS = 0.6  # four frames apart faces have 0.6 to 1, blurred ones 0.72 to 0.9, what is put before them up to 0.57
 
 
@@ -185,7 +185,7 @@ def align_faces(
     for frame in frames:
         for row in rows.pop(frame.index, ()):
             crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.image, matrices[row], size)
-            sharp[row] = sharpness(_resized(crop, _JUDGED))
+            sharp[row] = sharpness(_resized(crop, min(side, _JUDGED)))
             write(crop)
             track = int(faces.track[row])
             if not filled[row]:
@@ -203,8 +203,7 @@ def align_faces(
 def _resized(crop: Image, side: int) -> Image:
     if crop.shape[0] == side:
         return crop
-    how = cv2.INTER_AREA if crop.shape[0] > side else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(crop, (side, side), interpolation=how), np.uint8)
+    return np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _alike(one: Image, other: Image) -> bool:
