@@ -90,8 +90,10 @@ class DetectConfig(_Section):
 class AlignConfig(_Section):
     """Aligned crops."""
 
-    template: Literal["ibug68", "arcface5", "ffhq"] = "ibug68"
-    """Canonical landmarks that a face is fitted to by a similarity transform (Umeyama 1991)."""
+    template: Literal["ibug68", "ibug51", "ibug33", "arcface5", "ffhq"] = "ibug68"
+    """Canonical landmarks that a face is fitted to by a similarity transform."""
+    fit: Literal["umeyama", "procrustes", "robust"] = "umeyama"
+    """How: by least squares, with both shapes of one size, or so that a few points that are far off count little."""
     size: Annotated[int, Field(ge=32, le=2048)] | Literal["auto"] = "auto"
     """Side of the crop in pixels; ``auto`` is what each clip's faces need to keep their detail, from 128 to 1024."""
     margin: Annotated[float, Field(ge=-0.4, le=2)] = 0.15

@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,11 +24,13 @@ __all__ = [
     "GeneralizedProcrustes",
     "Procrustes",
     "Similarity",
+    "SimilarityFit",
     "apply",
     "compose",
     "euler_to_rotation",
     "face_pose",
     "ffhq_quad",
+    "fit_similarity",
     "five_points",
     "generalized_procrustes",
     "head_pose",
@@ -40,6 +42,7 @@ __all__ = [
     "rotation_to_euler",
     "similarity_params",
     "template",
+    "template_points",
     "umeyama",
 ]
 
@@ -47,6 +50,11 @@ Points = NDArray[np.float64]
 
 _TOLERANCE = 64 * np.finfo(np.float64).eps
 """Relative size below which a spread or a singular value is rounding noise."""
+
+_HUBER = 1.345  # deviations beyond which a point counts less: 95 % efficient where noise is normal
+_MEDIAN_OF_NORMS = 1.1774  # median length of a planar error whose coordinates have a deviation of 1 (Rayleigh)
+_REWEIGHTINGS = 10
+_TINY = 1e-12
 
 _BLOCK = 256
 """Sets that are centred at once: 256 sets of 68 points stay in the processor's cache."""
@@ -96,6 +104,60 @@ def umeyama(
            [ 0.,  0.,  1.]])
     """
     return _fit(src, dst, weights, with_scale=with_scale, reflection=False)
+
+
+SimilarityFit = Literal["umeyama", "procrustes", "robust"]
+
+
+def fit_similarity(src: ArrayLike, dst: ArrayLike, *, fit: SimilarityFit = "umeyama") -> NDArray[np.float64]:
+    """Similarity transform that maps `src` onto `dst`, by one of three rules; never a reflection.
+
+    Parameters
+    ----------
+    src, dst : (..., N, D) array
+        See `umeyama`.
+    fit : {"umeyama", "procrustes", "robust"}
+        ``umeyama``: least squares. ``procrustes``: its rotation, and the scale at which both shapes have one size
+        (root of the sum of squares about the mean, Gower 1975): noise does not shrink the face. ``robust``: least
+        squares by Huber's weights, so that a few points that are far off count little.
+
+    Returns
+    -------
+    (..., D+1, D+1) float64 array
+        Homogeneous matrix.
+
+    Raises
+    ------
+    DegenerateLandmarksError
+        As `umeyama`.
+
+    References
+    ----------
+    J. C. Gower, "Generalized Procrustes analysis", Psychometrika 40 (1975) 33-51. DOI 10.1007/BF02291478
+    P. W. Holland, R. E. Welsch, "Robust regression using iteratively reweighted least-squares", Commun. Stat. Theory
+    Methods 6 (1977) 813-827. DOI 10.1080/03610927708827533
+    """
+    matrix = umeyama(src, dst)
+    match fit:
+        case "umeyama":
+            return matrix
+        case "procrustes":
+            return _of_one_size(matrix, np.asarray(src, np.float64), np.asarray(dst, np.float64))
+        case "robust":
+            for _ in range(_REWEIGHTINGS):
+                residual = np.linalg.norm(apply(matrix, src) - np.asarray(dst, np.float64), axis=-1)
+                near = _HUBER / _MEDIAN_OF_NORMS * np.median(residual, axis=-1, keepdims=True) + _TINY
+                matrix = umeyama(src, dst, weights=near / np.maximum(residual, near))
+            return matrix
+
+
+def _of_one_size(matrix: Points, src: Points, dst: Points) -> Points:
+    """The transform with its scale changed to the ratio of both shapes' sizes, about their means."""
+    size = [np.sqrt(np.square(p - p.mean(-2, keepdims=True)).sum((-2, -1))) for p in (src, dst)]
+    out = matrix.copy()
+    out[..., :-1, :-1] *= (size[1] / size[0] / similarity_params(matrix).scale)[..., None, None]
+    out[..., :-1, -1] = dst.mean(-2) - np.einsum("...ij,...j->...i", out[..., :-1, :-1], src.mean(-2))
+    return out
 
 
 def _fit(
@@ -369,7 +431,7 @@ def generalized_procrustes(
 
 # ---------------------------------------------------------------------------------------------------------- templates
 
-TEMPLATE_SIZE: Mapping[str, int] = {"arcface5": 112, "ffhq": 512, "ibug68": 112}
+TEMPLATE_SIZE: Mapping[str, int] = {"arcface5": 112, "ffhq": 512, "ibug33": 112, "ibug51": 112, "ibug68": 112}
 """Side in pixels of the square crop in which each template of `TEMPLATES` is given."""
 
 _ARCFACE5 = [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
@@ -383,6 +445,10 @@ _FFHQ = [
     (313.08905, 371.15118),
 ]
 """The mean five points of FFHQ pictures at 512 pixels, as published with the restoration nets trained on them."""
+
+
+_PARTS: Mapping[str, NDArray[np.int64]] = {"ibug33": np.r_[17:49, 54], "ibug51": np.arange(17, 68)}
+"""Which of the 68 points: without the jaw; and also without the lips but for the corners of the mouth."""
 
 
 @functools.cache
@@ -413,7 +479,12 @@ class _Templates(Mapping[str, NDArray[np.float64]]):
         self._points = {"arcface5": _read_only(_ARCFACE5), "ffhq": _read_only(_FFHQ)}
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
-        return _face_model("ibug68") if name == "ibug68" else self._points[name]
+        if name in self._points:
+            return self._points[name]
+        if name not in TEMPLATE_SIZE:
+            raise KeyError(name)
+        whole = _face_model("ibug68")
+        return _read_only(whole[_PARTS[name]]) if name in _PARTS else whole
 
     def __iter__(self) -> Iterator[str]:
         return iter(TEMPLATE_SIZE)
@@ -426,7 +497,8 @@ TEMPLATES: Mapping[str, NDArray[np.float64]] = _Templates()
 """Canonical landmarks, read-only float64, in pixels of a square crop whose side is in `TEMPLATE_SIZE`.
 
 ``arcface5`` (5, 2): eyes, nose, corners of the mouth; ``ffhq`` (5, 2): the same under the FFHQ alignment;
-``ibug68`` (68, 2): the mean face, placed in the frame of arcface5.
+``ibug68`` (68, 2): the mean face, placed in the frame of arcface5; ``ibug51`` (51, 2): its points without the jaw's;
+``ibug33`` (33, 2): brows, nose, eyes and corners of the mouth, which move least when a mouth opens.
 """
 
 
@@ -523,6 +595,33 @@ def five_points(landmarks: ArrayLike) -> NDArray[np.float64]:
         return p
     eyes = [p[..., 36:42, :].mean(-2), p[..., 42:48, :].mean(-2)]
     return np.stack([*eyes, p[..., 30, :], p[..., 48, :], p[..., 54, :]], axis=-2)
+
+
+def template_points(landmarks: ArrayLike, name: str) -> NDArray[np.float64]:
+    """The points of a face that correspond to those of a template.
+
+    Parameters
+    ----------
+    landmarks : (..., 68, D) array
+        iBUG points.
+    name : str
+        A key of `TEMPLATES`.
+
+    Returns
+    -------
+    (..., N, D) float64 array
+
+    Raises
+    ------
+    DegenerateLandmarksError
+        Not 68 points.
+    """
+    if name in ("arcface5", "ffhq"):
+        return five_points(landmarks)
+    p = np.asarray(landmarks, dtype=np.float64)
+    if p.ndim < 2 or p.shape[-2] != 68:
+        raise DegenerateLandmarksError(f"expected (..., 68, D) landmarks, but got shape {p.shape}")
+    return p[..., _PARTS[name], :] if name in _PARTS else p
 
 
 def ffhq_quad(landmarks: ArrayLike) -> NDArray[np.float64]:

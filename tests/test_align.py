@@ -25,7 +25,8 @@ from facepipe.video import open_clip
 
 pytestmark = pytest.mark.models
 
-TEMPLATES = ("ibug68", "arcface5", "ffhq")
+TEMPLATES = ("ibug68", "ibug51", "ibug33", "arcface5", "ffhq")
+FITS = ("umeyama", "procrustes", "robust")
 LIMITS = LimitsConfig()
 
 
@@ -43,12 +44,13 @@ def repeat(faces: Faces, rows: list[int]) -> Faces:
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("size", [112, 384])
-def test_faces_lie_on_the_template(real: tuple[Faces, list[Any]], template: Any, size: int) -> None:
-    config = AlignConfig(template=template, margin=0.1)
+def test_faces_lie_on_the_template(real: tuple[Faces, list[Any]], template: Any, fit: Any, size: int) -> None:
+    config = AlignConfig(template=template, fit=fit, margin=0.1)
     matrices = crop_transforms(real[0].landmarks, config, size)
     assert matrices.shape == (6, 2, 3)
-    points = real[0].landmarks if template == "ibug68" else geometry.five_points(real[0].landmarks)
+    points = geometry.template_points(real[0].landmarks, template)
     placed = geometry.apply(matrices, points)
     wanted = geometry.template(template, size, margin=0.1)
     assert np.linalg.norm(placed - wanted, axis=-1).mean() < 0.045 * size

@@ -55,6 +55,44 @@ def test_a_known_similarity_comes_back(seed: int, dimensions: int, n: int) -> No
     assert np.allclose(geometry.umeyama(src, geometry.apply(truth, src)), truth, rtol=1e-9, atol=1e-8)
 
 
+@quick
+@given(seeds, st.sampled_from(["umeyama", "procrustes", "robust"]))
+def test_every_fit_finds_a_known_similarity(seed: int, fit: geometry.SimilarityFit) -> None:
+    rng = np.random.default_rng(seed)
+    src = rng.normal(size=(3, 20, 2)) * 50
+    truth = np.stack([random_similarity(rng, 2) for _ in src])
+    assert np.allclose(geometry.fit_similarity(src, geometry.apply(truth, src), fit=fit), truth, rtol=1e-6, atol=1e-5)
+
+
+@quick
+@given(seeds)
+def test_the_procrustes_fit_keeps_the_size_that_noise_takes_from_least_squares(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    src = rng.normal(size=(40, 2))
+    dst = 3 * src + rng.normal(size=src.shape)
+    scales = [
+        geometry.similarity_params(geometry.fit_similarity(src, dst, fit=f)).scale for f in ("umeyama", "procrustes")
+    ]
+    sizes = [np.linalg.norm(p - p.mean(0)) for p in (src, dst)]
+    assert scales[1] == pytest.approx(sizes[1] / sizes[0])
+    assert scales[0] < scales[1]
+    back = geometry.fit_similarity(dst, src, fit="procrustes")  # it does not matter which shape is laid on which
+    assert geometry.similarity_params(back).scale == pytest.approx(1 / scales[1])
+
+
+@quick
+@given(seeds)
+def test_a_few_wild_points_move_the_robust_fit_less(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    src = rng.normal(size=(40, 2)) * 20
+    truth = random_similarity(rng, 2)
+    dst = geometry.apply(truth, src) + rng.normal(size=src.shape) * 0.01
+    clean = dst.copy()
+    dst[:5] += 50 + rng.uniform(size=(5, 2)) * 100
+    errors = [residual(geometry.fit_similarity(src, dst, fit=f), src, clean) for f in ("umeyama", "robust")]
+    assert errors[1] < 0.01 * errors[0]
+
+
 def test_the_example_in_the_documentation_runs() -> None:
     result = doctest.testmod(geometry)
     assert result.attempted > 0
@@ -318,12 +356,13 @@ def test_a_coincident_shape_is_named() -> None:
 
 
 def test_templates_are_read_only_float64_with_eyes_and_mouth_inside_of_their_crop() -> None:
-    assert set(geometry.TEMPLATES) == {"arcface5", "ibug68", "ffhq"} == set(geometry.TEMPLATE_SIZE)
+    names = {"arcface5", "ibug68", "ibug51", "ibug33", "ffhq"}
+    assert set(geometry.TEMPLATES) == names == set(geometry.TEMPLATE_SIZE)
     for name, points in geometry.TEMPLATES.items():
         assert points.dtype == np.float64
-        assert points.shape == ((68 if name == "ibug68" else 5), 2)
-        five = geometry.five_points(points)  # the chin may lie below the crop
-        assert 0 < five.min() <= five.max() < geometry.TEMPLATE_SIZE[name]
+        assert points.shape == ({"ibug68": 68, "ibug51": 51, "ibug33": 33}.get(name, 5), 2)
+        inner = geometry.five_points(points) if name == "ibug68" else points  # the chin may lie below the crop
+        assert 0 < inner.min() <= inner.max() < geometry.TEMPLATE_SIZE[name]
         with pytest.raises(ValueError, match="read-only"):
             points[0, 0] = 1
 
@@ -334,6 +373,22 @@ def test_ibug68_lies_in_arcfaces_frame() -> None:
     assert abs(fit.scale - 1) < 0.1
     assert abs(fit.angle_deg) < 1
     assert np.abs(five - geometry.TEMPLATES["arcface5"]).mean() < 4
+
+
+@pytest.mark.parametrize("name", geometry.TEMPLATES)
+def test_the_mean_face_lies_on_each_template(name: str) -> None:
+    mean = geometry.TEMPLATES["ibug68"]
+    points, wanted = geometry.template_points(np.stack([mean, mean]), name), geometry.TEMPLATES[name]
+    assert points.shape == (2, *wanted.shape)
+    assert residual(geometry.umeyama(points[0], wanted), points[0], wanted) / len(wanted) < 0.005 * np.ptp(wanted) ** 2
+    with pytest.raises(DegenerateLandmarksError, match="68"):
+        geometry.template_points(mean[:40], name)
+
+
+def test_the_parts_of_the_mean_face_are_those_without_the_jaw_and_the_lips() -> None:
+    mean = geometry.TEMPLATES["ibug68"]
+    np.testing.assert_array_equal(geometry.TEMPLATES["ibug51"], mean[17:])
+    np.testing.assert_array_equal(geometry.TEMPLATES["ibug33"], mean[[*range(17, 49), 54]])
 
 
 def test_template_scales_by_the_half_pixel_rule() -> None:

@@ -64,15 +64,15 @@ def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig, size: i
     (N, 2, 3) float64 array
         ``frame_to_crop``; rows of NaN for landmarks that fix no transform.
     """
-    points = landmarks if config.template == "ibug68" else geometry.five_points(landmarks)
+    points = geometry.template_points(landmarks, config.template)
     template = geometry.template(config.template, size, margin=config.margin)
     try:
-        return geometry.umeyama(points, template)[..., :2, :]
+        return geometry.fit_similarity(points, template, fit=config.fit)[..., :2, :]
     except DegenerateLandmarksError:
         matrices = np.full((len(points), 2, 3), np.nan)
         for row, one in enumerate(points):
             try:
-                matrices[row] = geometry.umeyama(one, template)[:2]
+                matrices[row] = geometry.fit_similarity(one, template, fit=config.fit)[:2]
             except DegenerateLandmarksError:
                 continue
         return matrices
