@@ -137,8 +137,7 @@ class Compositor:
         """At most half as large, low-passed: quicker, and the frame's noise does not count as colour."""
         scale = min(0.5, float(np.sqrt(self._PIXELS / (picture.shape[0] * picture.shape[1]))))
         size = max(1, round(scale * picture.shape[0])), max(1, round(scale * picture.shape[1]))
-        matrix = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])  # half-pixel rule
-        return warp(picture, matrix, size, border="replicate")
+        return warp(picture, geometry.scaling(scale), size, border="replicate")
 
     def _textured(self, face: Image, background: Image, mask: NDArray[np.float32], index: int) -> Image:
         """The face blurred and grained as what it covers; never sharpened."""

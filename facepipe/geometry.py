@@ -40,6 +40,7 @@ __all__ = [
     "mesh_triangles",
     "procrustes",
     "rotation_to_euler",
+    "scaling",
     "similarity_params",
     "template",
     "template_points",
@@ -739,6 +740,11 @@ def compose(*matrices: ArrayLike) -> NDArray[np.float64]:
         total = np.concatenate([linear, shift], axis=-1)
     D = total.shape[-2]
     return _as_shape(total, (D + 1 if square else D, D + 1))
+
+
+def scaling(factor: float) -> NDArray[np.float64]:
+    """(2, 3) matrix that makes a picture `factor` times as large: its edges stay edges (half-pixel rule)."""
+    return np.array([[factor, 0, (factor - 1) / 2], [0, factor, (factor - 1) / 2]], np.float64)
 
 
 def _affine(matrix: ArrayLike) -> Points:

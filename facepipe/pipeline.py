@@ -1186,7 +1186,9 @@ class _Run:
         """Features of some of the source person's faces, evenly spaced over all clips."""
         index = [(clip, int(row)) for clip, _, rows in self._source_rows for row in rows]
         chosen = [index[i] for i in evenly_spaced(len(index), samples)]
-        return net(np.stack([self._crops("source", clip)[row] for clip, row in chosen])) if chosen else None
+        crops = (self._crops("source", clip)[row] for clip, row in chosen)
+        faces = [evaluation.face_picture(crop, np.eye(2, 3), len(crop)) for crop in crops]
+        return net(np.stack(faces)) if faces else None
 
     def _score(self, clip: Clip) -> tuple[str, int]:
         """Score a clip into `_scored`; the key of the stage, and the number of the clip's frames."""
@@ -1209,7 +1211,7 @@ class _Run:
             self.protocol,
             self.features if self._scoring.with_features else None,
             self._scoring.samples,
-            face_size=self._crops("target", clip).shape[1],
+            crop_side=self._crops("target", clip).shape[1],
             held_out_from=self._held_out_from(faces, learnable),
             occlusion=self.config.swap.occlusion,
         )

@@ -12,11 +12,12 @@ import pytest
 
 from facepipe import pipeline
 from facepipe.cli import main
-from facepipe.errors import CheckpointError, NoFaceError, TrainingError
+from facepipe.errors import CheckpointError, NoFaceError, TrainingError, UsageError
 from facepipe.methods.gan import Generator
 from facepipe.methods.view import Window
 from facepipe.types import HINTS
 from facepipe.video import open_clip
+from facepipe.workspace import read_crops
 
 TINY = (
     "train.architecture={widths=[8, 8, 8, 8], up=[8, 8, 8, 8], code=8, bottom=8, linear=120, components=20}",
@@ -74,6 +75,27 @@ def test_only_the_held_out_end_is_measured(finished: tuple[Path, Any]) -> None:
     with np.load(out / "model" / "faces-target.npz") as faces:
         assert faces["held_out"].tolist() == list(range(32, 40))
         assert faces["train"].tolist() == list(range(27))
+
+
+def test_a_person_of_clips_of_two_sizes(
+    clips: tuple[Path, Path], quick: tuple[str, ...], cut_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Crops have the size that each clip's faces need; textures, scenes and scores do not depend on it."""
+    both, out = tmp_path / "both", tmp_path / "RUN"
+    both.mkdir()
+    (both / "small.mp4").symlink_to(clips[0] / "man.mp4")
+    cut_clip("face_noface.mov", both / "large.mp4", 0, 40)
+    settings = (*quick, *TINY, "align.size=auto", "score.features=mobilenetv2")
+    result = pipeline.run(pipeline.resolve(None, settings, source=both, target=clips[1], out=out))
+    assert not result.failed
+    sides = {path.parent.name: read_crops(path).shape[1] for path in (out / "source").glob("*/crops.npy")}
+    assert sides["small"] < sides["large"]
+    scenes, places = (np.load(out / "model" / f"faces-source-{what}.npy") for what in ("scenes", "places"))
+    clip = np.arange(len(scenes)) < np.load(out / "model" / "faces-source.npz")["yaw"].size - 40
+    inside = [(np.abs(places[rows][..., 0].astype(float)) <= 1).mean() for rows in (clip, ~clip)]
+    assert inside[0] == pytest.approx(inside[1], rel=0.15)  # the face takes up the same part of both clips' scenes
+    with pytest.raises(UsageError, match="all crops have to be of one size"):
+        pipeline.run(pipeline.resolve(None, (*settings, "train.view=crop"), source=both, target=clips[1], out=out))
 
 
 @pytest.mark.slow

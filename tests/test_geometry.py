@@ -391,6 +391,15 @@ def test_the_parts_of_the_mean_face_are_those_without_the_jaw_and_the_lips() -> 
     np.testing.assert_array_equal(geometry.TEMPLATES["ibug33"], mean[[*range(17, 49), 54]])
 
 
+@quick
+@given(st.floats(0.1, 10), st.floats(0.1, 10))
+def test_scaling_keeps_the_edges(one: float, other: float) -> None:
+    edges = np.array([[-0.5, -0.5], [99.5, 49.5]])
+    assert np.allclose(geometry.apply(geometry.scaling(one), edges), (edges + 0.5) * one - 0.5)
+    both = geometry.compose(geometry.scaling(one), geometry.scaling(other))
+    assert np.allclose(both, geometry.scaling(one * other))
+
+
 def test_template_scales_by_the_half_pixel_rule() -> None:
     base = geometry.TEMPLATES["arcface5"]
     assert np.allclose(geometry.template("arcface5", 112), base)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facepipe.evaluation.distribution import LEAST_FACES
+from facepipe.evaluation.distribution import LEAST_FACES, face_picture
 from facepipe.evaluation.files import can_read, read_scores, write_rows
 from facepipe.evaluation.originals import SAMPLES, Judge, embed_rows, mean_of, reference_people
 from facepipe.evaluation.protocols import PROTOCOLS, Protocol, choose_protocol
@@ -22,6 +22,7 @@ __all__ = [
     "can_read",
     "choose_protocol",
     "embed_rows",
+    "face_picture",
     "mean_of",
     "read_scores",
     "reference_people",

@@ -7,18 +7,38 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from facepipe import metrics
+from facepipe import geometry, metrics
+from facepipe.image import warp
+from facepipe.types import Image
 
 if TYPE_CHECKING:  # loads torch
     from facepipe.backends.features import FeatureNet, Features
 
-__all__ = ["LEAST_FACES", "compare_sets", "join_features"]
+__all__ = ["LEAST_FACES", "compare_sets", "face_picture", "join_features"]
 
 LEAST_FACES = 40
 """Faces of each set without which no distance is told."""
 
+_SIDE = 384  # of all pictures that are compared, whatever the side of the crops: features see the scale
+
 _HALVES = 60  # of the sets, for the intervals
+
+
+def face_picture(image: Image, image_to_crop: NDArray[np.float64], crop_side: int) -> Image:
+    """(384, 384, 3) uint8: an aligned face as the feature net gets it.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 array
+        A frame or an aligned crop.
+    image_to_crop : (2, 3) float64 array
+        ``frame_to_crop`` for a frame.
+    crop_side : int
+        Side of that aligned crop in pixels.
+    """
+    return warp(image, geometry.compose(image_to_crop, geometry.scaling(_SIDE / crop_side)), (_SIDE, _SIDE))
 
 
 def join_features(parts: Sequence[Features]) -> Features:

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from facepipe import geometry, metrics
 from facepipe.errors import DegenerateLandmarksError
-from facepipe.evaluation.distribution import join_features
+from facepipe.evaluation.distribution import face_picture, join_features
 from facepipe.evaluation.measures import Moment, light, occluded_share, outside, over_time, sharpness_of
 from facepipe.evaluation.originals import Judge
 from facepipe.evaluation.protocols import PROTOCOLS, Protocol
 from facepipe.evaluation.records import ClipScores, Embedded
 from facepipe.finder import Found
-from facepipe.image import warp
 from facepipe.types import Faces, Image, evenly_spaced
 from facepipe.video import Frame
 
@@ -42,8 +41,8 @@ class Settings:
         Net of the distances between sets of faces.
     samples : int
         Faces of the clip that it sees, at most.
-    face_size : int
-        Side of the aligned crop that ``frame_to_crop`` leads to, and that the feature net gets.
+    crop_side : int
+        Side of the aligned crop that ``frame_to_crop`` leads to, in pixels.
     held_out_from : int or None
         First frame that the method never learned from, where it learned from others of the clip.
     occlusion : bool
@@ -53,7 +52,7 @@ class Settings:
     protocol: Protocol = PROTOCOLS["facepipe"]
     features: FeatureNet | None = None
     samples: int = 0
-    face_size: int = 384
+    crop_side: int = 384
     held_out_from: int | None = None
     occlusion: bool = True
 
@@ -189,8 +188,8 @@ class Measure:
             one.crops = [judge.embedder.crop(one.moment.swapped, face.box, landmarks) for judge in self._judges]
         matrix = self._faces.frame_to_crop[row]
         if one.index in self._wanted.sampled and matrix.any():
-            size = (self._settings.face_size, self._settings.face_size)
-            one.faces = [warp(image, matrix, size) for image in (one.moment.swapped, one.moment.target)]
+            pair = (one.moment.swapped, one.moment.target)
+            one.faces = [face_picture(image, matrix, self._settings.crop_side) for image in pair]
 
 
 def _same_face(seen: Sequence[Found], box: NDArray[np.float32]) -> Found | None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facepipe import metrics
+from facepipe import geometry, metrics
 from facepipe.image import hull_mask, sharpness, warp
 from facepipe.types import Array, Image
 
@@ -199,5 +199,4 @@ def _small(image: NDArray[np.generic]) -> NDArray[np.generic]:
     if scale == 1:
         return image
     size = round(scale * image.shape[0]), round(scale * image.shape[1])
-    matrix = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2]])
-    return np.asarray(warp(image, matrix, size, border="replicate"))
+    return np.asarray(warp(image, geometry.scaling(scale), size, border="replicate"))
