@@ -111,7 +111,7 @@ _DETECTED = "detected.parquet"
 """What stage detect found; align smooths it into ``faces.parquet``, and can do so again with other settings."""
 
 # Raise a stage's number when its results change: run folders then do it again.
-_VERSION: Mapping[Stage, int] = {"detect": 3, "align": 3, "train": 2, "swap": 1, "score": 2}
+_VERSION: Mapping[Stage, int] = {"detect": 3, "align": 3, "train": 2, "swap": 1, "score": 3}
 
 # Threads of torch for nets that are not trained: fixed, because the last bits of what they say depend on it, and
 # results must not depend on the machine or on the number of workers.

@@ -19,7 +19,9 @@ from facepipe.video import Frame
 __all__ = ["SAMPLES", "Judge", "embed_rows", "mean_of", "reference_people"]
 
 SAMPLES = 32
-"""Faces of a person that its mean embedding is made from."""
+"""Faces of a person in a clip that its mean embedding is made from, at most."""
+
+_ENOUGH = 12  # faces that stage detect embedded: with fewer, more are embedded for the scores
 
 _RELATED = 0.5  # cosine from which one of the reference people is one of the run's
 
@@ -97,7 +99,7 @@ def embed_rows(
         Rows of unit length, in the order of frames.
     """
     embedded = np.flatnonzero(np.isfinite(faces.embedding).all(axis=1)) if faces.embedding.shape[1] else np.arange(0)
-    enough = known and len(embedded) >= min(SAMPLES, len(faces))  # stage detect embeds but every n-th face
+    enough = known and len(embedded) >= min(_ENOUGH, len(faces))  # stage detect embeds but every n-th face
     few = embedded if enough else np.arange(len(faces))
     chosen = faces[few[evenly_spaced(len(few), SAMPLES)]]
     there = {
