@@ -20,6 +20,7 @@ import facepipe
 from facepipe import pipeline, weights
 from facepipe.cli import main
 from facepipe.errors import DegenerateLandmarksError, UsageError
+from facepipe.pipeline import faces as stages
 from facepipe.video import open_clip, write_image
 from facepipe.workspace import FORMAT, CropWriter
 
@@ -378,14 +379,14 @@ def test_a_defect_of_a_library_is_one_line_and_a_log(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What nobody foresaw stops one clip; its traceback is in the run folder."""
-    real = vars(pipeline)["detect_faces"]
+    real = stages.detect_faces
 
     def fail(frames: Any, *args: Any) -> Any:
         if args[-1] == (360, 640):
             raise ZeroDivisionError("boom")
         return real(frames, *args)
 
-    monkeypatch.setattr(pipeline, "detect_faces", fail)
+    monkeypatch.setattr(stages, "detect_faces", fail)
     out = tmp_path / "RUN"
     told = call(capsys, "detect", "--source", man, "--target", folder / "good.mp4", "--out", out, "-q", *QUICK)
     one_line(told, 1, folder / "good.mp4", "ZeroDivisionError: boom", out / "errors")
@@ -397,14 +398,14 @@ def test_a_defect_of_a_library_is_one_line_and_a_log(
 def test_landmarks_that_fit_nothing_stop_one_clip(
     capsys: pytest.CaptureFixture[str], man: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = vars(pipeline)["detect_faces"]
+    real = stages.detect_faces
 
     def fail(frames: Any, *args: Any) -> Any:
         if args[-1] == (360, 640):
             raise DegenerateLandmarksError("all points coincide")
         return real(frames, *args)
 
-    monkeypatch.setattr(pipeline, "detect_faces", fail)
+    monkeypatch.setattr(stages, "detect_faces", fail)
     out = tmp_path / "RUN"
     told = call(capsys, "detect", "--source", man, "--target", folder / "good.mp4", "--out", out, "-q", *QUICK)
     one_line(told, 1, folder / "good.mp4", "all points coincide")

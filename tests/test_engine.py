@@ -27,6 +27,7 @@ from facepipe import engine, pipeline, workspace
 from facepipe.config import EngineConfig, build
 from facepipe.engine import Died, Pool
 from facepipe.errors import ConfigError, EngineError, MediaError, RunFolderBusyError, UsageError
+from facepipe.pipeline import running
 from facepipe.workspace import Workspace
 
 Contents = Callable[[Path], dict[str, str]]
@@ -36,7 +37,7 @@ Quick = tuple[str, ...]
 UNITS = '''
 import os, signal, time
 from pathlib import Path
-from facepipe import pipeline
+from facepipe.pipeline import running
 
 class Strange(Exception):
     def __init__(self, one, two):
@@ -84,7 +85,7 @@ def make(tell):
 def broken(tell):
     raise SystemExit(3)
 
-class Killing(pipeline._Worker):
+class Killing(running.Worker):
     """Dies of the clip ``w1`` in stage align: each time, or once where the file is not there yet."""
     def __call__(self, unit, shared):
         mark = os.environ.get("TEST_DIE_ONCE")
@@ -395,7 +396,7 @@ def test_a_clip_that_kills_its_worker(
     """Once: nobody sees anything of it. Each time: this clip failed, with the reason, and the others are done."""
     out = tmp_path / "RUN"
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_Worker", units.Killing)
+        patch.setattr(running, "Worker", units.Killing)
         if once:
             patch.setenv("TEST_DIE_ONCE", str(tmp_path / "died"))
         result = pipeline.run(folder.config(out, workers=2))
@@ -480,7 +481,7 @@ def test_every_clip_belongs_to_one_shard(count: int, clips: int) -> None:
 
 def test_a_run_folder_does_not_remember_how_the_work_was_done(folder: Folder, tmp_path: Path) -> None:
     config = folder.config(tmp_path / "RUN", workers=3, shard="2/4")
-    assert pipeline._with_whole_paths(config).engine == EngineConfig()
+    assert running.with_whole_paths(config).engine == EngineConfig()
 
 
 def test_shards_share_a_folder_that_nobody_else_gets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,7 +219,8 @@ def test_qualities() -> None:
 
 def test_the_picture_of_a_person_is_that_person_to_the_pipeline(run_folder: Any, tmp_path: Path) -> None:
     """Found again in the picture, and as near to the person's faces as a person has to be."""
-    from facepipe.pipeline import _Run, resolve
+    from facepipe.pipeline import resolve
+    from facepipe.pipeline.running import Run
     from facepipe.video import find_clips
     from facepipe.workspace import Workspace
 
@@ -228,10 +229,10 @@ def test_the_picture_of_a_person_is_that_person_to_the_pipeline(run_folder: Any,
     assert facepipe.faces is faces
     config = resolve(None, out=run_folder.out)
     clips: Any = {"source": find_clips(config.source), "target": find_clips(config.target)}  # type: ignore[arg-type]
-    run = _Run(config, Workspace(run_folder.out, create=False), clips, lambda *_: None)
+    run = Run(config, Workspace(run_folder.out, create=False), clips, lambda *_: None)
     for album, other in zip(albums, albums[::-1], strict=True):
         assert album.picture == tmp_path / "people" / f"{album.side}-1.png"
-        embedding = run._embedding_of(album.picture)
+        embedding = run.faces.embedding_of(album.picture)
         assert embedding @ album.embedding > 0.7
         assert embedding @ other.embedding < 0.4
         told = album.summary()

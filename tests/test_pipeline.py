@@ -26,6 +26,7 @@ from facepipe import pipeline
 from facepipe.cli import main
 from facepipe.config import AlignConfig, Config, load
 from facepipe.errors import NoFaceError, RunFolderBusyError
+from facepipe.pipeline import context
 from facepipe.provenance import TAG, check, read_label
 from facepipe.report import write_report
 from facepipe.stages.align import crop_size, crop_transforms, steady_faces
@@ -202,7 +203,7 @@ def test_a_second_run_does_nothing(run_folder: Any, monkeypatch: pytest.MonkeyPa
     """No net is loaded, no result is written, all outcomes are kept."""
     results = [p for p in run_folder.out.rglob("*") if p.is_file() and not p.name.startswith(".")]
     before = {p: p.stat().st_mtime_ns for p in results if p.name not in ("config.toml", "manifest.json")}
-    monkeypatch.setattr(pipeline, "load_models", lambda *_, **__: pytest.fail("nets were loaded"))
+    monkeypatch.setattr(context, "load_models", lambda *_, **__: pytest.fail("nets were loaded"))
     told: list[Any] = []
     again = facepipe.run(out=run_folder.out, progress=lambda *facts: told.append(facts))
     assert {o.status for o in again.outcomes} == {"kept"}

@@ -202,7 +202,7 @@ def test_nothing_left_names_the_rule(copied_run: Any) -> None:
 
 @pytest.mark.models
 def test_a_net_learns_from_none_of_them(copied_run: Any) -> None:
-    from facepipe.pipeline import _Run
+    from facepipe.pipeline.running import Run
     from facepipe.video import find_clips
     from facepipe.workspace import Workspace
 
@@ -211,11 +211,11 @@ def test_a_net_learns_from_none_of_them(copied_run: Any) -> None:
     config = resolve(None, [f"select.sharpness=[{least}, inf]", "train.held_out=0.1"], out=copied_run.out)
     clips: Any = {"source": find_clips(cast("Path", config.source)), "target": find_clips(cast("Path", config.target))}
     with Workspace(copied_run.out) as workspace:
-        run = _Run(config, workspace, clips, lambda *_: None)
-        run._keys.update({("align", side, clip.name): "" for side in clips for clip in clips[side]})
-        tables, usable = run._usable("target", clips["target"])
+        run = Run(config, workspace, clips, lambda *_: None)
+        run.context.keys.update({("align", side, clip.name): "" for side in clips for clip in clips[side]})
+        tables, usable = run.faces.usable("target", clips["target"])
         assert usable.rows[0].tolist() == (faces.sharpness >= least).tolist()
         assert len(tables[0]) == len(faces)
-        assert run._learnable(clips["target"][0], np.ones(len(faces), bool)).tolist() == usable.rows[0].tolist()
+        assert run.faces.learnable(clips["target"][0], np.ones(len(faces), bool)).tolist() == usable.rows[0].tolist()
         with pytest.raises(NoFaceError, match=rf"too few faces .*; {16 - usable.kept} of 16 faces dropped by rule"):
-            run._faceset("target")
+            run.faces.faceset("target")
