@@ -19,7 +19,15 @@ from facepipe.config import SwapConfig
 from facepipe.errors import NoFaceError
 from facepipe.methods.bank import SourceBank, expression, frontal_shapes, mean_face
 from facepipe.methods.plan import Record
-from facepipe.methods.procrustes import Overlay, Swapper, _steady_path, choose_sources, crossfade, plan_procrustes
+from facepipe.methods.procrustes import (
+    Overlay,
+    Swapper,
+    _mended,
+    _steady_path,
+    choose_sources,
+    crossfade,
+    plan_procrustes,
+)
 from facepipe.types import Faces, Flag
 
 pytestmark = pytest.mark.models
@@ -349,3 +357,28 @@ def test_by_68_points_too(man: Person, woman: Person) -> None:
     assert patch is not None
     assert (patch.mask > 0.5).sum() > 1000
     assert patch.image[patch.mask > 0.5].std() > 10
+
+
+@given(seed=st.integers(0, 2**32 - 1), channels=st.sampled_from([3, 4]))
+@settings(deadline=None, max_examples=30)
+def test_cracks_of_a_mesh_are_closed_with_what_is_around_them(seed: int, channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    covered = np.zeros((120, 100), bool)
+    covered[20:100, 20:80] = True
+    image = np.full((120, 100, channels), 90, np.uint8)
+    whole = covered.copy()
+    cracks = rng.integers(25, 75, (6, 2))
+    covered[cracks[:, 0], cracks[:, 1]] = False
+    covered[40:80, 50] = False  # a seam, one pixel wide
+    image[~covered] = 0
+    mended = _mended(image, covered)
+    np.testing.assert_array_equal(mended, whole)
+    assert (image[whole] == 90).all()
+    assert not image[~whole].any()
+
+
+def test_a_hole_that_is_no_crack_stays() -> None:
+    covered = np.ones((120, 100), bool)
+    covered[40:80, 30:70] = False
+    image = np.zeros((120, 100, 3), np.uint8)
+    np.testing.assert_array_equal(_mended(image, covered), covered)

@@ -235,8 +235,14 @@ def _snapped(image: Image, front: Array32, known: Bools) -> Array32:
     )
     markers = np.where(thing, 1, np.where(face, 2, 0)).astype(np.int32)
     found = np.asarray(cv2.watershed(cv2.GaussianBlur(image, (3, 3), 0), markers))
-    inner = np.float32(found[1:-1, 1:-1] != 2)  # watersheds go to the front; the picture's own edge is always one
-    return np.asarray(cv2.GaussianBlur(np.pad(inner, 1, mode="edge"), (5, 5), 0), np.float32)
+    inner = (found[1:-1, 1:-1] != 2).astype(
+        np.uint8
+    )  # watersheds go to the front; the picture's own edge is always one
+    _, labels, facts, _ = cv2.connectedComponentsWithStats(inner)
+    large = facts[:, cv2.CC_STAT_AREA] >= _SPOT * known.sum()  # a speck is a nostril or a mole, not a thing
+    large[0] = False
+    whole = np.pad(large[labels].astype(np.float32), 1, mode="edge")
+    return np.asarray(cv2.GaussianBlur(whole, (5, 5), 0), np.float32)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ __all__ = ["Overlay", "Place", "ProcrustesPlan", "Swapper", "choose_sources", "c
 
 _CANDIDATES = 48  # nearest faces that the search over time may choose from, a frame
 _CLUTTER = 25.0  # price of a unit of clutter in front of the source face
+_CRACK = 0.012  # of a patch's side: how far the mesh may gape
 _REACH = 0.25  # proportions are smoothed over this distance: they move eyes and mouths, but do not open them
 
 Points = NDArray[np.float64]
@@ -213,7 +214,7 @@ class Overlay:
             own = (own + 0.5) * (side / picture.shape[0]) - 0.5
             picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA))
         image, covered = piecewise_warp(picture, own, place.points, self._triangles, place.size, depth=place.depth)
-        return image, mask * covered
+        return image, mask * _mended(image, covered)
 
     def __call__(self, picture: Image, own: Points, face: Faces, frame_size: tuple[int, int]) -> Patch | None:
         """The patch of a one-row table `face`; see `place` and `lay`."""
@@ -348,6 +349,22 @@ def plan_procrustes(
     shares = [share for share in crossfade(chosen, target, config.crossfade) if share]
     possible = chosen >= 0
     return ProcrustesPlan(bank, target[possible], chosen[possible], shares, Swapper(bank, reference, config))
+
+
+def _mended(image: Image, covered: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where there is face, with cracks closed; their pixels of `image` become the mean of the face around them.
+
+    Where a mesh folds over, at a nostril or along the jaw, single pixels have no triangle that is seen. The soft edge
+    would make a spot of each.
+    """
+    size = 1 + 2 * max(1, round(_CRACK * max(covered.shape)))
+    whole = cv2.morphologyEx(covered.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((size, size), np.uint8))
+    cracks = (whole > 0) & ~covered
+    if cracks.any():
+        near = [cv2.blur(np.asarray(one, np.float32), (size, size)) for one in (image * covered[..., None], covered)]
+        image[cracks] = np.rint(near[0][cracks] / np.maximum(near[1][cracks, None], 1e-6))
+        return whole > 0
+    return covered
 
 
 def _smoothing(model: Points) -> Points:
