@@ -29,7 +29,8 @@ def cell(values: Iterable[float], digits: int, *, paired: bool = False) -> str:
     if interval.high != interval.high:
         return text
     text += f" ± {interval.high - interval.value:.{digits}f}"
-    return f"**{text}**" if paired and interval.low * interval.high > 0 else text
+    sure = interval.low * interval.high > 0 and round(interval.value, digits)  # rounding noise is no difference
+    return f"**{text}**" if paired and sure else text
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
