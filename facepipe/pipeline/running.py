@@ -26,7 +26,7 @@ from facepipe.types import SIDES, Side
 from facepipe.video import Clip
 from facepipe.workspace import Workspace, atomic_path, read_json, write_json
 
-__all__ = ["Run", "Worker", "with_whole_paths"]
+__all__ = ["Reply", "Run", "Shared", "Unit", "Worker", "with_whole_paths"]
 
 
 @dataclass(frozen=True, slots=True)
