@@ -77,6 +77,7 @@ def test_only_the_held_out_end_is_measured(finished: tuple[Path, Any]) -> None:
         assert faces["train"].tolist() == list(range(27))
 
 
+@pytest.mark.slow
 def test_a_person_of_clips_of_two_sizes(
     clips: tuple[Path, Path], quick: tuple[str, ...], cut_clip: Callable[..., Path], tmp_path: Path
 ) -> None:
