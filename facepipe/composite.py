@@ -111,8 +111,11 @@ class Compositor:
             face = self._colored(face, background, soft)
             if self._config.grain:
                 face = self._textured(face, background, soft, index)
+        if self._config.blend == "poisson":
+            face = self._relit(face, background, soft)
         result = frame.copy()
-        result[rows, columns] = self._blended(face, background, soft)
+        blend = blend_multiband if self._config.blend == "multiband" else blend_feather
+        result[rows, columns] = blend(face, background, soft)
         return result, Region(rows, columns, soft, face)
 
     def _colored(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
@@ -151,17 +154,8 @@ class Compositor:
         self._textures = own, wanted, left
         return add_grain(face, left, wanted, seed=(self._seed, index))
 
-    def _blended(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
-        match self._config.blend:
-            case "feather":
-                return blend_feather(face, background, mask)
-            case "multiband":
-                return blend_multiband(face, background, mask)
-            case "poisson":
-                return self._poisson(face, background, mask)
-
-    def _poisson(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
-        """Poisson's blend, whose shift is kept steady inside: what passes the border does not flicker on the face."""
+    def _relit(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
+        """The face moved by Poisson's shift, kept steady inside: what passes the border does not flicker on the face."""
         shift = poisson_shift(face, background, mask, limit=self._STEP)
         if shift.any() or self._shift is not None:
             down, across = (_hats(np.asarray(mask.any(axis))) for axis in (1, 0))
@@ -171,9 +165,7 @@ class Compositor:
             steady = grid if self._shift is None else self._KEEP * self._shift + (1 - self._KEEP) * grid
             self._shift = steady
             shift += np.einsum("hi,ijc,wj->hwc", down, steady - grid, across, optimize=True)
-        mixed = blend_feather(face + shift, background.astype(np.float32), mask)
-        result: Image = np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
-        return result
+        return np.rint(np.clip(face + shift, 0, 255)).astype(np.uint8)
 
 
 def _hats(covered: NDArray[np.bool_], nodes: int = 8) -> NDArray[np.float32]:

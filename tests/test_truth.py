@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 import facepipe
 from facepipe.errors import MediaError, RunFolderError
-from facepipe.image import blend_multiband
+from facepipe.image import blend_feather, blend_multiband
 from facepipe.provenance import TAG, check, read_label
 from facepipe.truth import FILES, Blend, TruthWriter, read_truth
 from facepipe.types import VideoInfo
@@ -211,18 +211,21 @@ def test_off_by_default_and_made_again_where_it_is_missing(
 
 
 @pytest.mark.models
-def test_another_blend_is_composed_again_by_its_own_formula(quick_run: Any, tmp_path: Path) -> None:
-    out = swap_with(quick_run, tmp_path / "RUN", blend="multiband")
+@pytest.mark.parametrize(("blend", "formula"), [("multiband", blend_multiband), ("poisson", blend_feather)])
+def test_another_blend_is_composed_again_by_its_own_formula(
+    quick_run: Any, tmp_path: Path, blend: str, formula: Any
+) -> None:
+    out = swap_with(quick_run, tmp_path / "RUN", blend=blend)
     truth = read_truth(out / "blend" / "woman")
     swapped = frames_of(out / "swapped" / "woman.mp4")
     for original, after, one in zip(frames_of(quick_run.target / "woman.mp4"), swapped, truth, strict=True):
         assert one.blend is not None
         place = one.blend.rows, one.blend.columns
-        again = blend_multiband(one.blend.face, original[place], one.blend.mask)
+        again = formula(one.blend.face, original[place], one.blend.mask)
         assert np.abs(again.astype(int) - after[place]).max() <= 1
     label = read_label(out / "blend" / "woman" / "face.mp4")
     assert label is not None
-    assert label["blend"] == "multiband"
+    assert label["blend"] == blend
 
 
 @pytest.mark.models
