@@ -27,7 +27,7 @@ LEAST_ROWS = 9
 """Shorter tracks tell too little of their noise and stay as they are."""
 
 _MEDIAN_OF_CHI2 = 0.45494  # of one degree of freedom
-_REFERENCE_FRAMES = 128
+_REFERENCE_FRAMES = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,12 @@ class _Touch:
     """Second differences are averaged over so many neighbours on each side."""
     floor: float
     """Least acceleration: spectral density per variance of the noise and cubic frame."""
+    lasting: float
+    """Deviation of the whole noise over that of the part which changes from frame to frame and is measured."""
 
 
-_RIGID = _Touch(spans=(4, 8), window=4, floor=1e-3)
-_REST = _Touch(spans=(1, 2), window=1, floor=0.1)
+_RIGID = _Touch(spans=(4, 8), window=4, floor=1e-3, lasting=1.6)
+_REST = _Touch(spans=(1, 2), window=1, floor=0.1, lasting=1.0)
 _MARGIN = 4.0  # movement is what goes beyond so many times the noise's share of a second difference
 
 
@@ -97,7 +99,7 @@ def smooth_track(
     ]
     noises, accelerations = [], []
     for y, groups, touch in parts:
-        noise = strength**2 * _noise(y, t, v)
+        noise = (strength * touch.lasting) ** 2 * _noise(y, t, v)
         noises.append(np.repeat(noise, groups))
         accelerations.append(np.repeat(_acceleration(y, t, v, noise, touch), groups, axis=1))
     movement = np.concatenate([centre[..., None], linear], axis=2)
