@@ -155,7 +155,7 @@ class Compositor:
         return add_grain(face, left, wanted, seed=(self._seed, index))
 
     def _relit(self, face: Image, background: Image, mask: NDArray[np.float32]) -> Image:
-        """The face moved by Poisson's shift, kept steady inside: what passes the border does not flicker on the face."""
+        """The face moved by Poisson's shift, kept steady inside: what passes the border does not flicker on it."""
         shift = poisson_shift(face, background, mask, limit=self._STEP)
         if shift.any() or self._shift is not None:
             down, across = (_hats(np.asarray(mask.any(axis))) for axis in (1, 0))
@@ -165,7 +165,7 @@ class Compositor:
             steady = grid if self._shift is None else self._KEEP * self._shift + (1 - self._KEEP) * grid
             self._shift = steady
             shift += np.einsum("hi,ijc,wj->hwc", down, steady - grid, across, optimize=True)
-        return np.rint(np.clip(face + shift, 0, 255)).astype(np.uint8)
+        return np.asarray(np.rint(np.clip(face + shift, 0, 255)), np.uint8)
 
 
 def _hats(covered: NDArray[np.bool_], nodes: int = 8) -> NDArray[np.float32]:

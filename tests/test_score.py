@@ -106,7 +106,8 @@ def score(target: list[Any], swapped: list[Any], *, faces: Faces, done: list[boo
         Triple(frames(target), frames(swapped), frames(masks)),
         faces,
         np.array(done),
-        [Judge(fake, SOURCE, TARGET)],
+        [fake],
+        lambda: [Judge(fake, SOURCE, TARGET)],
         (fake, fake, 1),
         **more,
     )
@@ -206,7 +207,8 @@ def test_a_mask_over_the_whole_frame_leaves_no_outside() -> None:
         Triple(frames([scene(GREEN)]), frames([scene(RED)]), frames([whole])),
         faces_at([0]),
         np.array([True]),
-        [Judge(fake, SOURCE, TARGET)],
+        [fake],
+        lambda: [Judge(fake, SOURCE, TARGET)],
         (fake, fake, 1),
     )
     assert math.isnan(scores.column("outside_psnr")[0])
@@ -246,7 +248,9 @@ def test_memory_does_not_grow_with_the_pixels_of_a_clip() -> None:
         videos = Triple(clip(GREEN), clip(RED), masks)
         tracemalloc.start()
         try:
-            score_clip(videos, faces, np.ones(count, bool), [Judge(fake, SOURCE, TARGET)], (fake, fake, 5))
+            score_clip(
+                videos, faces, np.ones(count, bool), [fake], lambda: [Judge(fake, SOURCE, TARGET)], (fake, fake, 5)
+            )
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

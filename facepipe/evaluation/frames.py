@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import geometry, metrics
+from facepipe.backends.embedders import Embedder
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.evaluation.distribution import face_picture, join_features
 from facepipe.evaluation.measures import Moment, light, occluded_share, outside, over_time, sharpness_of
@@ -108,10 +109,10 @@ class Shown:
 class Measure:
     """Everything of a frame that needs its pixels and no net; leaves crops for the nets and lets the pixels go."""
 
-    def __init__(self, faces: Faces, judges: Sequence[Judge], settings: Settings, wanted: Wanted) -> None:
+    def __init__(self, faces: Faces, embedders: Sequence[Embedder], settings: Settings, wanted: Wanted) -> None:
         self._faces = faces
         self._row_of = {int(frame): row for row, frame in enumerate(faces.frame)}
-        self._judges = judges
+        self._embedders = embedders
         self._settings = settings
         self._wanted = wanted
 
@@ -185,7 +186,7 @@ class Measure:
         assert one.moment is not None
         if one.index in self._wanted.heavy:
             landmarks = face.fit.landmarks
-            one.crops = [judge.embedder.crop(one.moment.swapped, face.box, landmarks) for judge in self._judges]
+            one.crops = [net.crop(one.moment.swapped, face.box, landmarks) for net in self._embedders]
         matrix = self._faces.frame_to_crop[row]
         if one.index in self._wanted.sampled and matrix.any():
             pair = (one.moment.swapped, one.moment.target)

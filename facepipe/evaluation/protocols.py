@@ -28,8 +28,8 @@ PARTS = (
 )
 """What a protocol can ask for; each is a section of ``scores.json`` or belongs to one."""
 
-_HEAVY = 80  # frames of a clip that get the heavy measures at least, where it has so many ...
-_STEP = 5  # ... and of more frames than that every so many-th at least
+_HEAVY = 60  # frames of a clip that get the heavy measures at least, where it has so many ...
+_STEP = 6  # ... and of more frames than that every so many-th at least
 _RARE = 40
 
 

@@ -36,14 +36,18 @@ __all__ = ["Common", "Scored", "Scoring"]
 
 # Faces of each clip that the feature net sees: so many, fewer where there are many clips, and at least some.
 _SAMPLES, _ALL_SAMPLES, _LEAST_SAMPLES = 40, 4000, 8
+_REBUILT_FROM = 240  # faces that a same-identity swap of procrustes may choose from, evenly spaced
 
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """What all clips have in common when they are scored; `source` are embeddings by net, a part a clip."""
+    """What all clips have in common when they are scored; `source` are embeddings by net, a part a clip.
+
+    For a single clip it is None: who scores it finds out, while frames are on their way.
+    """
 
     key: str
-    source: Mapping[str, list[NDArray[np.float32]]]
+    source: Mapping[str, list[NDArray[np.float32]]] | None
     samples: int
     with_features: bool
 
@@ -121,17 +125,17 @@ class Scoring:
 
     def _score_clips(self, clips: list[Clip], key: str) -> dict[str, evaluation.ClipScores]:
         """Score the clips and write what came of it; one that fails is an outcome and is left out."""
-        source = self._source_person()
         missing: dict[str, str] = {}
         net = self._feature_net(clips, missing)
         samples = max(_LEAST_SAMPLES, min(_SAMPLES, _ALL_SAMPLES // len(clips)))
+        source = self._source_person() if len(clips) > 1 else None
         self.common = Common(key, source, samples, with_features=net is not None)
         self._each("score", [("target", clip) for clip in clips])
         scores = {name: scored.scores for name, scored in self.scored.items()}
         targets = {name: scored.target for name, scored in self.scored.items()}
         learns = self._config.swap.method == "gan"
         originals = evaluation.Originals(
-            {name: np.concatenate(parts) for name, parts in source.items()},
+            {name: np.concatenate(parts) for name, parts in self._source.items()},
             targets,
             features=None if net is None else self._source_features(net, samples),
             trained_with=frozenset({"irv1"} if learns and self._config.train.loss.identity else ()),
@@ -175,6 +179,12 @@ class Scoring:
         with self._context.open(clip) as reader:
             return evaluation.embed_rows(reader, faces, judges, known=self._config.detect.embedder)
 
+    @cached_property
+    def _source(self) -> Mapping[str, list[NDArray[np.float32]]]:
+        """What `_source_person` found, here or in the process that sent the clip."""
+        known = None if self.common is None else self.common.source
+        return self._source_person() if known is None else known
+
     def _source_person(self) -> dict[str, list[NDArray[np.float32]]]:
         """Embeddings (N, D) of the source person by net, a part a clip."""
         parts = [self._embeddings(clip, faces[rows]) for clip, faces, rows in self._source_rows if len(rows)]
@@ -191,15 +201,20 @@ class Scoring:
     def score(self, clip: Clip) -> tuple[str, int]:
         """Score a clip into `_scored`; the key of the stage, and the number of the clip's frames."""
         assert self.common is not None
-        source = self.common.source
         folder = self._workspace.swapped
         faces, rows = self._faces.target(clip)
         learnable = self._faces.learnable(clip, rows)
-        target_person = self._embeddings(clip, faces[_telling(faces, rows)])
-        judges = [
-            evaluation.Judge(net, evaluation.mean_of(source[net.name]), mean_embedding(target_person[net.name]))
-            for net in (self._context.judges if self._nets else ())
-        ]
+        embedders = self._context.judges if self._nets else []
+        target_person: dict[str, NDArray[np.float32]] = {}
+
+        def judges() -> list[evaluation.Judge]:
+            target_person.update(self._embeddings(clip, faces[_telling(faces, rows)]))
+            means = ((evaluation.mean_of(self._source[net.name]), target_person[net.name]) for net in embedders)
+            return [
+                evaluation.Judge(net, source, mean_embedding(target))
+                for net, (source, target) in zip(embedders, means, strict=True)
+            ]
+
         swapped = read_swapped(folder / f"{clip.name}.parquet")
         video_name = read_json(folder / f"{clip.name}.json")["files"][0]
         # The swap's landmarks are found anew; those that they are compared with must be as raw.
@@ -222,6 +237,7 @@ class Scoring:
                 scoring.Triple(self._context.frames("score", clip, target), video, masks, str(folder / video_name)),
                 faces.with_columns(**as_raw)[rows],
                 swapped,
+                embedders,
                 judges,
                 (self._context.models.detector, self._context.models.landmarker, self._config.detect.stride),
                 same_identity=self._rebuilt(clip, faces, rows, learnable),
@@ -274,7 +290,9 @@ class Scoring:
         everyone = np.ones(len(chosen), bool)
         match self._config.swap.method:
             case "procrustes":
-                bank = SourceBank.build([faces], [self._faces.crops("target", clip)], [rows])
+                known = np.zeros(len(faces), bool)
+                known[np.flatnonzero(rows)[evenly_spaced(int(rows.sum()), _REBUILT_FROM)]] = True
+                bank = SourceBank.build([faces], [self._faces.crops("target", clip)], [known])
                 state = read_json(self._workspace.clip_folder("target", clip.name) / "detect.json")
                 apart = np.abs(chosen.pts[:, None] - bank.faces.pts[None]) * float(Fraction(state["time_base"]))
                 near = apart <= self._config.score.reconstruct_gap

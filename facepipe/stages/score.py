@@ -13,7 +13,7 @@ nets work at the same time, each on frames of its own, in order. What the number
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from facepipe import metrics
 from facepipe.backends.detectors import Detector
+from facepipe.backends.embedders import Embedder
 from facepipe.backends.landmarkers import Landmarker
 from facepipe.errors import DegenerateLandmarksError, MediaError
 from facepipe.evaluation.frames import Measure, Nets, Settings, Shown, Wanted
@@ -37,7 +38,7 @@ from facepipe.video import Frame
 __all__ = ["Rebuilt", "Settings", "Triple", "score_clip"]
 
 _AHEAD = 2  # frames that wait between two threads
-_WAITING = 48  # measured frames that wait for the nets: without pictures but for a few crops
+_WAITING = 96  # measured frames that wait for the nets: without pictures but for a few crops
 _REBUILT = 1 << 20  # rebuilt faces that wait as two numbers each
 _STEEPEST = 70.0  # degrees: a face turned further shows no expression that can be compared
 
@@ -70,7 +71,8 @@ def score_clip(
     videos: Triple,
     faces: Faces,
     swapped_frames: NDArray[np.bool_],
-    judges: Sequence[Judge],
+    embedders: Sequence[Embedder],
+    judges: Callable[[], Sequence[Judge]],
     finder: tuple[Detector, Landmarker, int],
     *,
     same_identity: Iterable[Rebuilt] = (),
@@ -87,8 +89,10 @@ def score_clip(
         those found in the swapped video, which are not smoothed: give raw ones.
     swapped_frames : (T,) bool array
         Which frames of the clip were swapped.
-    judges : sequence of Judge
+    embedders : sequence of Embedder
         Identity nets.
+    judges : callable
+        Gives one for each of them. Called when frames are on their way: it may embed faces itself.
     finder : (Detector, Landmarker, int)
         How faces are found in the swapped video: detector, landmarker, stride.
     same_identity : iterable of (truth, rebuilt, mask), optional
@@ -106,16 +110,16 @@ def score_clip(
     wanted = Wanted.of(swapped_frames, settings)
     scores = ClipScores.of_length(len(wanted.rows))
     scores.held_out_from = settings.held_out_from
-    judges = judges if "identity" in settings.protocol.parts else []
-    measure = Measure(faces, judges, settings, wanted)
+    identity = "identity" in settings.protocol.parts
+    measure = Measure(faces, embedders if identity else [], settings, wanted)
     reader = _Reader(videos, wanted)
-    nets = Nets(judges, settings, scores, wanted)
     with (
         ahead(_quality(same_identity), _REBUILT) as rebuilt_too,
         ahead(reader.shown(), _AHEAD) as shown,
         ahead(_found(shown, finder, wanted, settings.protocol), _AHEAD) as found,
         ahead(map(measure, found), _WAITING) as measured,
     ):
+        nets = Nets(judges() if identity else [], settings, scores, wanted)
         for one in measured:
             if (row := wanted.rows.get(one.index)) is not None:
                 scores.put(row, one.values)
