@@ -73,10 +73,13 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="Do so many clips at a time, each in a process with its own nets; results are the same. Default 1: here.",
+        help="Do so many clips at a time, each in a process with its own nets; results are the same. Default: here.",
     ),
 ]
-Engine = Annotated[str | None, typer.Option("--engine", help="What runs the workers: local, this machine.")]
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", help="What runs the workers: local, this machine, or ray, a cluster (docs/scale.md)."),
+]
 Shard = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Detect, align or swap only the I-th of N parts of the target clips."),

@@ -358,11 +358,13 @@ class ScoreConfig(_Section):
 class EngineConfig(_Section):
     """How the work is done; results do not depend on it, and a run folder does not remember it."""
 
-    kind: Literal["local"] = "local"
-    """local: processes of this machine."""
-    workers: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Processes that do clips side by side, each with its own nets; 1 is the calling process alone. Training is always
-    done there."""
+    kind: Literal["local", "ray"] = "local"
+    """local: processes of this machine; ray: actors of a Ray cluster, whose machines share the run folder."""
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Processes that do clips side by side, each with its own nets. By default the calling process alone, and with ray
+    one for each GPU of the cluster, or for every four cores where it has none. Training is always done here."""
+    address: str | None = None
+    """Of the Ray cluster: auto, host:port or ray://host:port. Without it RAY_ADDRESS, or one on this machine."""
     shard: str | None = None
     """i/n: only the i-th of n parts of the target clips, 1/n to n/n, beside other processes that do the other parts in
     the same run folder. For detect, align and swap; train and score are done without it afterwards."""

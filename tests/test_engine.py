@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 
 from facepipe import engine, pipeline, workspace
 from facepipe.config import EngineConfig, build
-from facepipe.engine import Died, Pool
+from facepipe.engine import Died, LocalPool, Pool, RayPool, processes
 from facepipe.errors import ConfigError, EngineError, MediaError, RunFolderBusyError, UsageError
 from facepipe.pipeline import running
 from facepipe.workspace import Workspace
@@ -111,9 +112,16 @@ def silent(*_: Any) -> None:
     pass
 
 
-@pytest.fixture(scope="module")
-def pool(units: ModuleType) -> Iterator[Pool]:
-    with Pool(2, units.make) as made:
+WHERE = ["local", pytest.param("ray", marks=pytest.mark.slow)]
+
+
+def pool_of(where: str, make: Any) -> Pool[Any]:
+    return LocalPool(2, make) if where == "local" else RayPool(2, make)
+
+
+@pytest.fixture(params=WHERE)
+def pool(request: pytest.FixtureRequest, units: ModuleType) -> Iterator[Pool[Any]]:
+    with pool_of(request.param, units.make) as made:
         yield made
 
 
@@ -148,13 +156,15 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.integers(-99, 99), st.floats(0, 10)), max_size=12))
-def test_replies_come_in_the_order_of_the_units_whatever_they_cost(pool: Pool, items: list[tuple[int, float]]) -> None:
+def test_replies_come_in_the_order_of_the_units_whatever_they_cost(
+    pool: Pool[Any], items: list[tuple[int, float]]
+) -> None:
     numbers, costs = [x for x, _ in items], [cost for _, cost in items]
     replies = list(pool.each([("square", x) for x in numbers], None, silent, costs=costs))
     assert replies == [x * x for x in numbers]
 
 
-def test_workers_are_made_once_and_share_the_cores(pool: Pool) -> None:
+def test_workers_are_made_once_and_share_the_cores(pool: Pool[Any]) -> None:
     for shared in ("a", "b"):
         replies = list(pool.each([("who",)] * 40, {"stage": shared}, silent))  # enough for both to be started
         pids, told, threads, policies = zip(*replies, strict=True)
@@ -166,7 +176,7 @@ def test_workers_are_made_once_and_share_the_cores(pool: Pool) -> None:
     assert {pid for pid, *_ in pool.each([("who",)] * 6, None, silent)} == set(pids)
 
 
-def test_what_workers_tell_is_heard_in_the_callers_thread(pool: Pool) -> None:
+def test_what_workers_tell_is_heard_in_the_callers_thread(pool: Pool[Any]) -> None:
     heard: list[tuple[Any, threading.Thread]] = []
     units = [("tell", x) for x in range(5)]
     replies = list(pool.each(units, None, lambda *words: heard.append((words, threading.current_thread()))))
@@ -175,23 +185,27 @@ def test_what_workers_tell_is_heard_in_the_callers_thread(pool: Pool) -> None:
     assert {thread for _, thread in heard} == {threading.current_thread()}
 
 
-def test_a_unit_whose_worker_is_killed_is_done_again_and_alone(pool: Pool, tmp_path: Path) -> None:
+def test_a_unit_whose_worker_is_killed_is_done_again_and_alone(pool: Pool[Any], tmp_path: Path) -> None:
     units = [("span, die once", str(tmp_path / "one")), *[("span", "")] * 5, ("square", 3)]
     first, *others, last = pool.each(units, None, silent, costs=[9, 1, 1, 1, 1, 1, 1])
     assert last == 9
     assert all(end <= first[0] for _, end in others)
 
 
-def test_a_unit_that_kills_twice_is_told_and_the_rest_goes_on(pool: Pool) -> None:
+def test_a_unit_that_kills_twice_is_told_and_the_rest_goes_on(pool: Pool[Any]) -> None:
     units = [("square", 2), ("die",), ("square", 3), ("die",), ("square", 4)]
-    killed = Died("killed by SIGKILL")
-    assert list(pool.each(units, None, silent)) == [4, killed, 9, killed, 16]
+    first, killed, second, again, third = pool.each(units, None, silent)
+    assert [first, second, third] == [4, 9, 16]
+    for one in (killed, again):
+        assert isinstance(one, Died)
+        assert re.fullmatch(r"killed by SIGKILL|Worker unexpectedly exits.*", one.how)
     assert list(pool.each([("square", 5)], None, silent)) == [25]
 
 
-def test_whoever_is_killed_every_unit_is_done(units: ModuleType) -> None:
+@pytest.mark.parametrize("where", WHERE)
+def test_whoever_is_killed_every_unit_is_done(units: ModuleType, where: str) -> None:
     """Idle or at work: what the process that dies was at is done by another."""
-    with Pool(2, units.make) as pool:
+    with pool_of(where, units.make) as pool:
         job = pool.each([("who",)] * 30, None, silent)
         seen = []
         for count, reply in enumerate(job):
@@ -203,11 +217,12 @@ def test_whoever_is_killed_every_unit_is_done(units: ModuleType) -> None:
         assert len({reply[0] for reply in seen}) > 2
 
 
+@pytest.mark.parametrize("where", WHERE)
 @pytest.mark.parametrize(("unit", "error"), [(("raise",), KeyError), (("strange",), RuntimeError)])
 def test_an_exception_of_a_unit_is_the_callers(
-    units: ModuleType, unit: Any, error: type[Exception], assert_no_workers: Callable[[], None]
+    units: ModuleType, unit: Any, error: type[Exception], where: str, assert_no_workers: Callable[[], None]
 ) -> None:
-    with Pool(2, units.make) as pool:
+    with pool_of(where, units.make) as pool:
         with pytest.raises(error, match=r"from a unit|does not") as caught:
             list(pool.each([("sleep", 30), unit], None, silent))
         assert error is KeyError or "Strange" in str(caught.value)
@@ -223,7 +238,7 @@ def test_a_callback_that_raises_ends_the_workers(units: ModuleType, assert_no_wo
         raise stop
 
     start = time.monotonic()
-    with Pool(2, units.make) as pool, pytest.raises(ZeroDivisionError) as caught:
+    with LocalPool(2, units.make) as pool, pytest.raises(ZeroDivisionError) as caught:
         list(pool.each([("sleep", 60), ("tell", 1)], None, listen))
     assert caught.value is stop
     assert time.monotonic() - start < 40
@@ -233,7 +248,7 @@ def test_a_callback_that_raises_ends_the_workers(units: ModuleType, assert_no_wo
 def test_workers_that_cannot_start_are_told_not_waited_for(
     units: ModuleType, assert_no_workers: Callable[[], None]
 ) -> None:
-    with Pool(2, units.broken) as pool, pytest.raises(EngineError, match=r"exit code 3.*__main__.*--workers 1"):
+    with LocalPool(2, units.broken) as pool, pytest.raises(EngineError, match=r"exit code 3.*__main__.*--workers 1"):
         list(pool.each([("square", 2)], None, silent))
     assert_no_workers()
 
@@ -241,9 +256,9 @@ def test_workers_that_cannot_start_are_told_not_waited_for(
 def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from facepipe.engine import Pool\n"
+        "from facepipe.engine import LocalPool\n"
         "def make(tell):\n    return lambda unit, shared: unit\n"
-        "print(list(Pool(2, make).each([1, 2], None, print)))\n"
+        "print(list(LocalPool(2, make).each([1, 2], None, print)))\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1
@@ -254,9 +269,9 @@ def test_workers_end_when_their_driver_is_killed(units: ModuleType, tmp_path: Pa
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(Path(units.__file__ or '').parent)!r})\n"
-        "import units_of_test_engine as units\nfrom facepipe.engine import Pool\n"
+        "import units_of_test_engine as units\nfrom facepipe.engine import LocalPool\n"
         "if __name__ == '__main__':\n"
-        "    pool = Pool(2, units.make)\n"
+        "    pool = LocalPool(2, units.make)\n"
         "    print(*{reply[0] for reply in pool.each([('who',)] * 40, None, print)}, flush=True)\n"
         "    list(pool.each([('sleep', 600)] * 2, None, print))\n"
     )
@@ -271,9 +286,38 @@ def test_workers_end_when_their_driver_is_killed(units: ModuleType, tmp_path: Pa
     wait_for(lambda: not any(is_alive(pid) for pid in pids))
 
 
+def test_without_ray_its_package_is_named(units: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'facepipe\[cluster\]'"):
+        RayPool(2, units.make)
+
+
+def test_a_cluster_that_is_not_there_is_told(units: ModuleType) -> None:
+    with pytest.raises(EngineError, match=r"^no Ray cluster at 127\.0\.0\.1:1 .*ray start --head"):
+        RayPool(2, units.make, address="127.0.0.1:1")
+
+
+@pytest.mark.slow
+def test_a_machine_that_leaves_the_cluster(units: ModuleType, tmp_path: Path) -> None:
+    """What its worker was at is done by the one that stays."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        machine = cluster.add_node(num_cpus=1)
+        with RayPool(2, units.make, address=cluster.address) as pool:
+            job = pool.each([("sleep", 0.3)] * 12, None, silent)
+            replies = [next(job) for _ in range(4)]
+            cluster.remove_node(machine, allow_graceful=False)
+            replies += list(job)
+        assert replies == [0.3] * 12
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
 def test_a_pool_of_none_is_refused(units: ModuleType) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Pool(0, units.make)
+        LocalPool(0, units.make)
 
 
 # ------------------------------------------------------------------------------------------------ folders of clips
@@ -358,6 +402,19 @@ def test_two_workers_make_what_one_process_makes(
 
 @pytest.mark.models
 @pytest.mark.slow
+def test_ray_makes_what_one_process_makes(folder: Folder, tmp_path: Path, contents: Contents) -> None:
+    told: list[tuple[str, str, int, int | None]] = []
+    how = {"kind": "ray", "workers": 2}
+    result = pipeline.run(folder.config(tmp_path / "RUN", **how), progress=lambda *words: told.append(words))
+    assert facts(result) == facts(folder.result)
+    assert result.scores == folder.result.scores
+    assert_like_undisturbed(tmp_path / "RUN", folder, contents)
+    for stage, number in itertools.product(("detect", "align", "swap", "score"), range(4)):
+        assert {done for s, clip, done, _ in told if (s, clip) == (stage, f"w{number}")} == set(range(9 + number))
+
+
+@pytest.mark.models
+@pytest.mark.slow
 def test_two_workers_with_the_large_nets(clips: Path, tmp_path: Path, contents: Contents) -> None:
     """The last bits of torch's nets depend on its threads, of which one process has more than a worker."""
     made = []
@@ -375,7 +432,7 @@ def test_two_workers_with_the_large_nets(clips: Path, tmp_path: Path, contents: 
 def test_nothing_to_do_starts_no_process(
     quick_run: Any, quick: Quick, monkeypatch: pytest.MonkeyPatch, contents: Contents
 ) -> None:
-    monkeypatch.setattr(engine, "_Worker", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(processes, "_Worker", lambda *_: pytest.fail("a process was started"))
     before = contents(quick_run.out)
     common = {"source": quick_run.source, "target": quick_run.target, "out": quick_run.out}
     result = pipeline.run(pipeline.resolve(None, quick, engine={"workers": 8}, **common))

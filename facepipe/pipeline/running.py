@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from facepipe import __version__
 from facepipe.config import Config, EngineConfig, to_toml
-from facepipe.engine import Died, Pool, Tell
+from facepipe.engine import Died, Do, LocalPool, Pool, RayPool, Tell
 from facepipe.errors import DegenerateLandmarksError, FacepipeError, MediaError, NoFaceError, RunFolderError
 from facepipe.pipeline.context import Context, library_versions
 from facepipe.pipeline.faces import FaceStages
@@ -70,6 +70,14 @@ class Worker:
         return self._run.answer(unit, shared)
 
 
+def _pool_of(config: EngineConfig, make: Callable[[Tell], Do]) -> Pool[Any] | None:
+    """Who does the work; None for the calling process."""
+    if config.kind == "ray":
+        return RayPool(config.workers, make, address=config.address)
+    workers = config.workers or 1
+    return LocalPool(workers, make) if workers > 1 else None
+
+
 class Run:
     """One call: which stages are done on which clips, in which order and by whom.
 
@@ -88,8 +96,7 @@ class Run:
         self.swapping = Swapping(self.context, self.faces, self.training)
         self.scoring = Scoring(self.context, self.faces, self.training, self.swapping, self._each)
         self._config, self._workspace = config, workspace
-        workers = config.engine.workers
-        self._pool = Pool(workers, partial(Worker, config, workspace.root, clips)) if workers > 1 else None
+        self._pool = _pool_of(config.engine, partial(Worker, config, workspace.root, clips))
 
     def up_to(self, stage: Stage) -> Result:
         """Bring all up to date up to a stage."""
@@ -100,7 +107,7 @@ class Run:
         finally:
             self.context.free_threads()
             if self._pool is not None:
-                self._pool.close()
+                self._pool.leave()
             if self._workspace.shard is None:  # a shard knows its own clips only
                 self._write_manifest()
         return self.context.result

@@ -1,10 +1,11 @@
-"""A folder of short clips by one process and by several workers: seconds, and how many times faster.
+"""A folder of short clips by one process, by several workers, and by as many actors of Ray: seconds, and ratios.
 
 The clips are cuts of the catalogue's two, written by facepipe itself: one of single_face.mp4 as the source, eight of
 WolfgangLanger_Pexels.mp4 as targets. Each way starts in a process of its own and in a fresh run folder, so that
 starting and loading the nets count, and both must make the same files. The ratio is true on an idle machine only.
 
-Usage: python scripts/bench/folder.py [--clips 8] [--frames 40] [--workers 2] [--stage swap] [--json]
+Usage: python scripts/bench/folder.py [--clips 8] [--frames 40] [--workers 2] [--stage swap]
+       [--ways process workers ray] [--json]
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from facepipe import weights
 from facepipe.demo import CLIPS
 from facepipe.video import open_clip, open_writer
+
+WAYS = ("process", "workers", "ray")
 
 
 def cut(clip: Path, out: Path, start: int, stop: int) -> None:
@@ -34,14 +38,24 @@ def cut(clip: Path, out: Path, start: int, stop: int) -> None:
             writer.write(frame.image, frame.pts - first)
 
 
-def timed(root: Path, stage: str, workers: int) -> tuple[float, dict[str, float], Path]:
-    """Seconds of the whole command, those of its stages, and the run folder."""
-    out = root / f"run-{workers}"
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of a whole command and of its stages, and its run folder."""
+
+    seconds: float
+    stages: dict[str, float]
+    out: Path
+
+
+def timed(root: Path, stage: str, way: str, workers: int) -> Timed:
+    out = root / f"run-{way}"
     command = [sys.executable, "-m", "facepipe.cli", stage, "--source", str(root / "source")]
-    command += ["--target", str(root / "target"), "--out", str(out), "--workers", str(workers), "--json"]
+    command += ["--target", str(root / "target"), "--out", str(out), "--json"]
+    command += [] if way == "process" else ["--workers", str(workers)]
+    command += ["--engine", "ray"] if way == "ray" else []
     start = time.perf_counter()
     told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return time.perf_counter() - start, told["seconds"], out
+    return Timed(time.perf_counter() - start, told["seconds"], out)
 
 
 def tables(out: Path) -> dict[str, str]:
@@ -56,27 +70,36 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=40, help="of each (default 40)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--stage", default="swap", help="detect, align, swap or run (default swap)")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=["process", "workers"], help="default: the first two"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         cut(weights.clip(CLIPS[0]), root / "source" / "source.mp4", 0, args.frames)
+        with open_clip(weights.clip(CLIPS[1])) as reader:
+            last = sum(1 for _ in reader) - args.frames
         for i in range(args.clips):
-            cut(weights.clip(CLIPS[1]), root / "target" / f"{i}.mp4", 20 * i, 20 * i + args.frames)
+            start = round(i * last / max(1, args.clips - 1))
+            cut(weights.clip(CLIPS[1]), root / "target" / f"{i}.mp4", start, start + args.frames)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
-        one, several = (timed(root, args.stage, workers) for workers in (1, args.workers))
-        if tables(one[2]) != tables(several[2]):
-            raise SystemExit("the workers made something else than one process")
-    ratio = one[0] / several[0]
+        found = {way: timed(root, args.stage, way, args.workers) for way in args.ways}
+        first, *others = [tables(one.out) for one in found.values()]
+    if any(other != first for other in others):
+        raise SystemExit("one way made something else than another")
     if args.json:
-        rows = {"1": one[:2], str(args.workers): several[:2]}
-        print(json.dumps({"clips": args.clips, "frames": args.frames, "seconds": rows, "ratio": ratio, "load": load}))
+        rows = {way: {"seconds": one.seconds, "stages": one.stages} for way, one in found.items()}
+        print(json.dumps({"clips": args.clips, "frames": args.frames, "workers": args.workers, "load": load, **rows}))
         return
-    print(f"{args.clips} clips of {args.frames} frames, facepipe {args.stage}; load before: {load:.1f}")
-    print(f"stage     1 process  {args.workers} workers  ratio")
-    for stage, seconds in one[1].items():
-        print(f"{stage:8s}  {seconds:9.1f}  {several[1][stage]:9.1f}  {seconds / several[1][stage]:5.2f}")
-    print(f"command   {one[0]:9.1f}  {several[0]:9.1f}  {ratio:5.2f}")
+    print(
+        f"{args.clips} clips of {args.frames} frames, facepipe {args.stage}, {args.workers} workers; load: {load:.1f}"
+    )
+    base = next(iter(found.values()))
+    print("seconds   " + "".join(f"{way:>16s}" for way in found))
+    for stage in [*base.stages, "command"]:
+        seconds = [one.stages.get(stage, one.seconds) for one in found.values()]
+        print(f"{stage:10s}" + "".join(f"{one:8.1f} ({seconds[0] / one:4.2f}x)" for one in seconds))
 
 
 if __name__ == "__main__":
