@@ -19,7 +19,7 @@ from facepipe.errors import FacepipeError, MediaError, RunFolderError, UsageErro
 from facepipe.provenance import read_label
 from facepipe.types import Faces, Flag, Side
 from facepipe.video import ClipReader, Limits, find_clips, open_clip
-from facepipe.workspace import Workspace, read_crops, read_faces, read_json
+from facepipe.workspace import Workspace, read_crops, read_faces, read_json, read_marker
 
 __all__ = ["ClipResults", "RunResults", "Swapped", "flag_names"]
 
@@ -123,8 +123,8 @@ class ClipResults:
     def swapped(self) -> Swapped | None:
         """The swapped video, or None where there is none yet."""
         folder = self.run.root / "swapped"
-        state = read_json(folder / f"{self.name}.json") if self.side == "target" else None
-        if not isinstance(state, dict):
+        state = read_marker(folder / f"{self.name}.json") if self.side == "target" else {}
+        if not state:
             return None
         video, mask = (folder / name for name in state["files"][:2])
         if not (video.exists() and mask.exists()):
@@ -151,10 +151,10 @@ class ClipResults:
         """Whether ``scores.parquet`` is there and measured this swap; the swapped video may be gone since."""
         path = self.run.root / "scores.parquet"
         swap = self.run.root / "swapped" / f"{self.name}.json"
-        known, made = read_json(self.run.root / "score.json"), read_json(swap)
-        if isinstance(known, dict) and isinstance(made, dict) and "swaps" in known:
-            return path.exists() and known["swaps"].get(self.name) == made.get("key")
-        # Scores of some clips alone have no marker, those of an earlier facepipe name no swaps.
+        known, made = read_marker(self.run.root / "score.json"), read_marker(swap)
+        if known and made:
+            return path.exists() and known["swaps"].get(self.name) == made["key"]
+        # Scores of some clips alone have no marker.
         return path.exists() and swap.exists() and path.stat().st_mtime >= swap.stat().st_mtime
 
     @cached_property
@@ -280,12 +280,11 @@ class RunResults:
 
     def _clip(self, side: Side, name: str, path: Path | None) -> ClipResults:
         folder = self.root / side / name
-        state = read_json(folder / "detect.json")
-        try:
-            where = path or Path(state["path"])
-            return ClipResults(side, name, folder, where, state["frames"], Fraction(state["time_base"]), self)
-        except (TypeError, KeyError, ValueError) as exc:
-            raise RunFolderError(f"{folder / 'detect.json'}: damaged; delete it and run again") from exc
+        state = read_marker(folder / "detect.json")
+        if not state:
+            raise RunFolderError(f"{folder / 'detect.json'}: damaged; run again")
+        where = path or Path(state["path"])
+        return ClipResults(side, name, folder, where, state["frames"], Fraction(state["time_base"]), self)
 
     def chosen(self, clip: str | None = None, side: Side | None = None) -> list[ClipResults]:
         """The clips asked for: one by name (``source/NAME`` where both sides have it), or all of a side.

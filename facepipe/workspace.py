@@ -37,8 +37,10 @@ __all__ = [
     "read_crops",
     "read_faces",
     "read_json",
+    "read_marker",
     "write_faces",
     "write_json",
+    "write_marker",
     "write_table",
 ]
 
@@ -76,6 +78,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def write_marker(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON object that tells whether it is still what was written."""
+    write_json(path, {**data, "digest": digest(data)})
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """What `write_marker` wrote; empty when the file is missing, damaged, or was changed since."""
+    state = read_json(path)
+    if not isinstance(state, dict):
+        return {}
+    told = state.pop("digest", None)
+    return state if told == digest(state) else {}
 
 
 def digest(data: Any) -> str:
@@ -256,7 +272,7 @@ class Workspace:
             raise UsageError(f"{root}: cannot be made: {exc.strerror}") from exc
         self.manifest_path = manifest
         self._lock: filelock.BaseFileLock = filelock.FileLock(self.root / ".lock")
-        self._hashes: dict[str, Any] = read_json(self.root / "inputs.json") or {}
+        self._hashes: dict[str, Any] = read_marker(self.root / "inputs.json")
         self.fresh_hashes: dict[str, Any] = {}
         """What `file_hash` learned and nobody took yet, for `learn_hashes` of another process's workspace."""
 
@@ -296,8 +312,9 @@ class Workspace:
         try:
             lock.acquire(timeout=timeout)
         except filelock.Timeout as exc:
-            holder = read_json(self._holder_of(name)) or {}
-            who = f" (process {holder['pid']} on {holder['host']})" if "pid" in holder else ""
+            holder = read_json(self._holder_of(name))
+            known = isinstance(holder, dict) and {"pid", "host"} <= holder.keys()
+            who = f" (process {holder['pid']} on {holder['host']})" if known else ""
             what = "this run folder" if name == ".lock" else f"shard {name.removeprefix('.shard-')} of this run folder"
             raise RunFolderBusyError(f"{self.root}: another facepipe works in {what}{who}; wait for it") from exc
         except OSError as exc:
@@ -367,19 +384,17 @@ class Workspace:
             return
         path = self.root / "inputs.json"
         if self.shard is not None:  # what shards write between these two lines is forgotten, and hashed again
-            self._hashes = {**(read_json(path) or {}), **self._hashes}
-        write_json(path, dict(sorted(self._hashes.items())))
+            self._hashes = {**read_marker(path), **self._hashes}
+        write_marker(path, dict(sorted(self._hashes.items())))
 
     def is_done(self, marker: Path, key: str) -> bool:
         """Whether the result that `marker` stands for was made with `key` and its files are still there."""
-        state = read_json(marker)
-        if not isinstance(state, dict) or state.get("key") != key:
-            return False
-        return all((marker.parent / name).exists() for name in state.get("files", []))
+        state = read_marker(marker)
+        return state.get("key") == key and all((marker.parent / name).exists() for name in state["files"])
 
     def mark_done(self, marker: Path, key: str, files: list[str], **facts: Any) -> None:
         """Write the marker: the last act of a stage on a clip. `facts` are kept for the report."""
-        write_json(marker, {"key": key, "files": files, **facts})
+        write_marker(marker, {"key": key, "files": files, **facts})
 
     def once(self, marker: Path, key: str, files: list[str], work: Callable[[], dict[str, Any]]) -> bool:
         """Do `work` and mark it done, unless it is done already; returns whether it was done now."""

@@ -20,7 +20,7 @@ from facepipe.cli import main
 from facepipe.compare import Row, compare_runs, to_csv, to_json, to_latex, write_comparison
 from facepipe.compare.paired import LEAST_BLOCKS
 from facepipe.errors import FacepipeError, RunFolderError, UsageError
-from facepipe.workspace import read_json, write_json, write_table
+from facepipe.workspace import read_json, write_json, write_marker, write_table
 
 RATE = 25
 
@@ -42,8 +42,8 @@ def make_run(
     rows: dict[str, list[Any]] = {"clip": []}
     for clip, columns in clips.items():
         state = {"path": f"{clip}.mp4", "frames": 1000, "time_base": f"1/{RATE}"}
-        write_json(root / "target" / clip / "detect.json", state)
-        write_json(root / "swapped" / f"{clip}.json", {"files": ["no.mp4", "no.mkv"]})
+        write_marker(root / "target" / clip / "detect.json", state)
+        write_marker(root / "swapped" / f"{clip}.json", {"key": clip, "files": ["no.mp4", "no.mkv"]})
         rows["clip"] += [clip] * len(columns["frame"])
         for name, values in {**columns, "pts": columns["frame"]}.items():
             rows.setdefault(name, []).extend(np.asarray(values).tolist())

@@ -19,7 +19,7 @@ from facepipe.people import find_people, mean_embedding, person_rows
 from facepipe.selection import KEYS, qualities
 from facepipe.types import Faces, Flag
 from facepipe.video import read_image
-from facepipe.workspace import read_crops, read_faces, write_faces
+from facepipe.workspace import read_crops, read_faces, read_marker, write_faces, write_marker
 
 ANNA, BERT, CARL = (np.eye(3, 16, dtype=np.float32)[i] for i in range(3))
 
@@ -291,7 +291,7 @@ def test_several_people_of_a_clip(copied_run: Any) -> None:
 def test_a_clip_that_is_gone_leaves_its_crops(copied_run: Any) -> None:
     (copied_run.out / "config.toml").unlink()
     folder = copied_run.out / "target" / "woman"
-    (folder / "detect.json").write_text((folder / "detect.json").read_text().replace("woman.mp4", "gone.mp4"))
+    write_marker(folder / "detect.json", {**read_marker(folder / "detect.json"), "path": "gone.mp4"})
     (album,) = faces(copied_run.out, side="target")
     assert album.picture is not None
     crops = read_crops(folder / "crops.npy")

@@ -23,7 +23,7 @@ from facepipe.trouble import Note, choose_frames, note, worst_frames
 from facepipe.types import Flag
 from facepipe.video import open_clip, read_image
 from facepipe.viewer import contact_sheet, preview, side_by_side
-from facepipe.workspace import Workspace, read_faces, write_faces
+from facepipe.workspace import Workspace, read_faces, read_marker, write_faces, write_marker
 
 # ------------------------------------------------------------------------------------------------------------- drawing
 
@@ -355,8 +355,8 @@ def test_clips_that_are_gone_are_named_and_the_others_done(copied_run: Any, tmp_
     config.unlink()  # then the paths of the time of `detect` count
     folder = copied_run.out / "target"
     shutil.copytree(folder / "woman", folder / "lost")
-    state = (folder / "lost" / "detect.json").read_text()
-    (folder / "lost" / "detect.json").write_text(state.replace("woman.mp4", "gone.mp4"))
+    marker = folder / "lost" / "detect.json"
+    write_marker(marker, {**read_marker(marker), "path": "gone.mp4"})
     with pytest.raises(MediaError, match=r"gone\.mp4: the clip is not there any more"):
         preview(copied_run.out, clip="lost")
     with pytest.raises(UsageError, match="2 target clips; choose one with --clip"):

@@ -30,7 +30,7 @@ from facepipe.report.pictures import data_uri
 from facepipe.report.pieces import number
 from facepipe.report.words import GROUPS, PAIRED, PANELS, find_number, measures
 from facepipe.results import RunResults
-from facepipe.workspace import read_json, write_json
+from facepipe.workspace import read_json, read_marker, write_json, write_marker
 
 anything = st.text(max_size=60) | st.sampled_from(
     ['"><script>alert(1)</script>', "</script>", "<!--<script>", "a & b", "{{body}}", "\u2028", "\udcff", "'\""]
@@ -445,8 +445,8 @@ def test_videos_that_are_gone_or_broken(copied_run: Any, tmp_path: Path) -> None
     )
     settings_file.write_text(text)
     for side, clip in (("source", "man"), ("target", "woman")):
-        state = read_json(copied_run.out / side / clip / "detect.json")
-        write_json(copied_run.out / side / clip / "detect.json", {**state, "path": str(away / f"{clip}.mp4")})
+        marker = copied_run.out / side / clip / "detect.json"
+        write_marker(marker, {**read_marker(marker), "path": str(away / f"{clip}.mp4")})
     seen = report_of(copied_run.out)
     assert "woman.mp4: the clip is not there any more" in seen.text
     data = json.loads(seen.inside["script"][0])

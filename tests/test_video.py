@@ -332,7 +332,7 @@ def test_threads_do_not_change_the_result(tmp_path: Path, make_video: Make, monk
         ("short.mkv", b"\x1a\x45\xdf\xa3", "is broken or not a video|cannot be read"),
         ("empty.png", b"", "the file is empty"),
         ("text.png", b"not an image", "is not an image of a known kind"),
-        ("short.png", b"\x89PNG\r\n\x1a\n\0\0", "cut off within its header"),
+        ("short.png", b"\x89PNG\r\n\x1a\n\0\0", "is an image that was cut off"),
     ],
 )
 def test_files_that_are_no_media(tmp_path: Path, name: str, content: bytes, reason: str) -> None:

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from facepipe.composite import Patch
@@ -119,11 +120,10 @@ class Generator:
         try:
             if file_sha256(file) != facts["sha256"]:
                 raise CheckpointError(f"{file}: damaged, its sha256 is not the one it was written with; train again")
-            net = SwapNet(Architecture.of(facts["architecture"]))
-            net.load_state_dict(safetensors.torch.load_file(file))
+            net = _built(Architecture.of(facts["architecture"]), safetensors.torch.load_file(file))
             view = view_of(facts)
             means = {side: np.array(facts["shapes"][side], np.float64) for side in SIDES}
-        except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as exc:
+        except (OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError, SafetensorError) as exc:
             reason = str(exc).splitlines()[0]
             raise CheckpointError(f"{file}: damaged, or of another architecture: {reason}") from exc
         where = torch.device(device)
@@ -310,6 +310,17 @@ def write_fine(path: Path, generator: Generator, fine: dict[Side, Fine]) -> None
 
 def _fine_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-fine.safetensors")
+
+
+def _built(shape: Architecture, tensors: dict[str, Tensor]) -> SwapNet:
+    """The net with these tensors; it is built when they are known to fit, so that nothing is larger than its file."""
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in SwapNet(shape).state_dict().items()}
+    if wanted != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise ValueError("its tensors are not those of its architecture")
+    net = SwapNet(shape)
+    net.load_state_dict(tensors)
+    return net
 
 
 def _read_fine(path: Path, facts: dict[str, Any], device: torch.device) -> dict[Side, Fine]:

@@ -22,7 +22,7 @@ from facepipe.stages.align import align_faces, crop_size
 from facepipe.stages.detect import detect_faces
 from facepipe.types import SIDES, Faces, Side
 from facepipe.video import Clip, ClipReader, Frame, read_image
-from facepipe.workspace import CropWriter, atomic_path, read_crops, read_faces, read_json, write_faces
+from facepipe.workspace import CropWriter, atomic_path, read_crops, read_faces, read_marker, write_faces
 
 __all__ = ["DETECTED", "FaceStages"]
 
@@ -64,7 +64,7 @@ class FaceStages:
             marker = self._context.marker("detect", side, clip)
             files = [DETECTED, "faces.parquet"]
             fresh = self._workspace.once(marker, key, files, lambda: self._find_faces(clip, reader, folder))
-        state = read_json(marker)
+        state = read_marker(marker)
         self._context.result.warnings += state["warnings"]
         if not state["faces"]:
             raise NoFaceError(f"{clip.path}: no face found in {state['frames']} frames")
@@ -112,7 +112,7 @@ class FaceStages:
         fresh = self._workspace.once(
             self._context.marker("align", side, clip), key, files, lambda: self._cut_crops(clip, folder)
         )
-        return key, read_json(folder / "detect.json")["frames"] if fresh else 0
+        return key, read_marker(folder / "detect.json")["frames"] if fresh else 0
 
     def _cut_crops(self, clip: Clip, folder: Path) -> dict[str, Any]:
         faces = read_faces(folder / DETECTED)

@@ -27,7 +27,7 @@ from facepipe.pipeline.training import Training
 from facepipe.stages import score as scoring
 from facepipe.types import Faces, Image, Side, evenly_spaced
 from facepipe.video import Clip, open_clip
-from facepipe.workspace import read_faces, read_json, write_json
+from facepipe.workspace import read_faces, read_marker, write_json
 
 if TYPE_CHECKING:  # loads torch
     from facepipe.backends.features import FeatureNet, Features
@@ -216,7 +216,7 @@ class Scoring:
             ]
 
         swapped = read_swapped(folder / f"{clip.name}.parquet")
-        video_name = read_json(folder / f"{clip.name}.json")["files"][0]
+        video_name = read_marker(folder / f"{clip.name}.json")["files"][0]
         # The swap's landmarks are found anew; those that they are compared with must be as raw.
         raw = read_faces(self._workspace.clip_folder("target", clip.name) / DETECTED)
         as_raw = {name: getattr(raw, name) for name in ("landmarks", "yaw", "pitch", "roll")}
@@ -293,7 +293,7 @@ class Scoring:
                 known = np.zeros(len(faces), bool)
                 known[np.flatnonzero(rows)[evenly_spaced(int(rows.sum()), _REBUILT_FROM)]] = True
                 bank = SourceBank.build([faces], [self._faces.crops("target", clip)], [known])
-                state = read_json(self._workspace.clip_folder("target", clip.name) / "detect.json")
+                state = read_marker(self._workspace.clip_folder("target", clip.name) / "detect.json")
                 apart = np.abs(chosen.pts[:, None] - bank.faces.pts[None]) * float(Fraction(state["time_base"]))
                 near = apart <= self._config.score.reconstruct_gap
                 return plan_procrustes(bank, chosen, everyone, config, forbidden=near)

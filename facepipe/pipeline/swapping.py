@@ -26,7 +26,7 @@ from facepipe.selection import Selection, select
 from facepipe.stages.swap import swap_frames, write_swap
 from facepipe.types import Faces, VideoInfo
 from facepipe.video import Clip
-from facepipe.workspace import digest, read_json, write_table
+from facepipe.workspace import digest, read_marker, write_table
 
 __all__ = ["Swapping", "read_swapped"]
 
@@ -147,7 +147,7 @@ class Swapping:
 
     def _tell_unswapped(self, marker: Path) -> None:
         """Warn of what the rules left as it was, when it is done and whenever it is kept."""
-        if words := read_json(marker).get("rules"):
+        if words := read_marker(marker).get("rules"):
             self._context.result.warnings.append(words)
 
     def mask(self, clip: Clip) -> Path:

@@ -26,7 +26,7 @@ from facepipe.training.objective import IdentityLoss
 from facepipe.training.state import Trainee
 from facepipe.training.team import Team
 from facepipe.types import OTHER, SIDES, Side
-from facepipe.workspace import digest, read_json, write_json
+from facepipe.workspace import digest, read_marker, write_marker
 
 __all__ = ["Setup", "prepare", "shape_of"]
 
@@ -61,13 +61,13 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     facts = _facts(folder, sets, align, config, shape)
     key = digest({**facts, "faces": [_stamp(sets[side]) for side in SIDES]})
-    if (read_json(folder / "setup.json") or {}).get("key") == key:
+    if read_marker(folder / "setup.json").get("key") == key:
         return
     view, window = view_of(facts), Window(*facts["window"])
     for side in SIDES:
         twins = find_twins(sets[side], sets[OTHER[side]], view, shape.size, held_out=True)
         write_person(folder / f"faces-{side}", sets[side], sets[OTHER[side]].mean, view, window, shape.size, twins)
-    write_json(folder / "setup.json", {"key": key, "facts": facts})
+    write_marker(folder / "setup.json", {"key": key, "facts": facts})
 
 
 def _facts(
@@ -169,7 +169,7 @@ class Setup:
             Loads the identity net.
         """
         train = config.train
-        facts = read_json(folder / "setup.json")["facts"]
+        facts = read_marker(folder / "setup.json")["facts"]
         shape = Architecture.of(facts["architecture"])
         persons = {side: Person.read(folder / f"faces-{side}") for side in SIDES}
         part = (team.number, team.size)

@@ -124,7 +124,7 @@ def stored_size(path: Path, data: bytes) -> tuple[int, int]:
             try:
                 height, width = parse(data)
             except (IndexError, ValueError) as exc:
-                raise MediaError(f"{path}: is an image cut off within its header") from exc
+                raise MediaError(f"{path}: is an image that was cut off") from exc
             if height < 1 or width < 1:
                 raise MediaError(f"{path}: is a broken image: its header says {width}x{height}")
             return height, width
@@ -139,6 +139,11 @@ def _number(data: bytes, at: int, length: int, order: str = "little") -> int:
 
 
 def _png(data: bytes) -> tuple[int, int]:
+    at = 8
+    while at < len(data):  # a chunk longer than the file would be allocated before anyone looks
+        at += 12 + _number(data, at, 4, "big")
+        if at > len(data):
+            raise IndexError(at)
     return _number(data, 20, 4, "big"), _number(data, 16, 4, "big")
 
 
