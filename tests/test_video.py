@@ -15,6 +15,7 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from facepipe.errors import MediaError, MediaLimitError, UsageError
 from facepipe.types import VideoInfo
 from facepipe.video import Limits, clips, color, stills, timing
 from facepipe.video import reader as reader_module
+from facepipe.video import writer as writer_module
 
 Image = NDArray[np.uint8]
 Make = Callable[..., Path]
@@ -218,6 +220,32 @@ def test_what_is_not_converted_is_said(
     assert error(images, [card(96, 128, i) for i in range(3)]) < 2
     assert len(warnings) == 1
     assert re.search(warning, warnings[0])
+
+
+def test_an_animated_webp_is_its_first_picture(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    pictures = [PIL.Image.fromarray(np.full((40, 60, 3), 40 * i, np.uint8)) for i in range(1, 4)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40, lossless=True)
+    _, images, _, warnings = read(path)
+    assert [image[0, 0, 0] for image in images] == [40]
+    assert warnings == [f"{path}: is animated, and its first picture alone is read"]
+
+
+@pytest.mark.parametrize("default", [0, 1])
+def test_of_several_video_streams_the_default_is_read(tmp_path: Path, default: int) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as out:
+        streams: list[Any] = [out.add_stream("libx264", rate=25, options={"crf": "0"}) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+            stream.disposition = av.stream.Disposition.default if number == default else av.stream.Disposition(0)
+        for number, stream in enumerate(streams):
+            grey = np.full((48, 64, 3), 60 + 100 * number, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            out.mux(stream.encode(None))
+    _, images, _, warnings = read(path)
+    assert [abs(int(image[0, 0, 0]) - 60 - 100 * default) < 3 for image in images] == [True]
+    assert warnings == [f"{path}: has 2 video streams, stream {default} is read"]
 
 
 def test_gif(tmp_path: Path, make_video: Make, number_of: Any) -> None:
@@ -888,6 +916,34 @@ def test_writing_is_all_or_nothing(tmp_path: Path, make_video: Make, monkeypatch
     with pytest.raises(MediaError, match=r"c\.mp4: cannot be written: No space left"):
         copy(made, tmp_path / "c.mp4")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+def test_a_file_that_lasts_otherwise_gets_no_name(
+    tmp_path: Path, make_video: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mux = video.ClipWriter._mux
+
+    def late(self: video.ClipWriter, container: Any, packets: list[Any]) -> None:
+        for packet in packets:
+            if packet.pts * packet.time_base == Fraction(9, 25):
+                packet.pts += int(Fraction(1, 5) / packet.time_base)
+        mux(self, container, packets)
+
+    monkeypatch.setattr(video.ClipWriter, "_mux", late)
+    with pytest.raises(MediaError, match=r"b\.mp4: lasts 0\.560 s, not 0\.360"):
+        copy(make_video(tmp_path / "a.mp4"), tmp_path / "b.mp4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
+
+
+def test_a_file_that_lost_sound_gets_no_name(
+    tmp_path: Path, make_video: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = writer_module._Span(packets=1000, last=Fraction(9))
+    monkeypatch.setattr(writer_module._AudioCopy, "copied", [more])
+    source = make_video(tmp_path / "a.mp4", audio=["aac"])
+    with pytest.raises(MediaError, match=r"b\.mp4: its sound lasts 0\.\d+ s, not 9\.000"):
+        copy(source, tmp_path / "b.mp4", audio_from=source)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4"]
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from facepipe.types import Image, VideoInfo
 from facepipe.video.clips import Clip, images_of, to_clip
 from facepipe.video.color import RANGES, SPACES, Coding, to_rgb
 from facepipe.video.source import Limits, open_input, promised_size, reading
-from facepipe.video.stills import read_image
+from facepipe.video.stills import is_animated, read_image
 from facepipe.video.timing import Clock, Tally, Turn
 
 __all__ = ["ClipReader", "Frame", "open_clip", "probe"]
@@ -198,6 +198,8 @@ class ClipReader:
                     f"{path}: expected {self.info.size[1]}x{self.info.size[0]} like the first image of the clip, "
                     f"got {image.shape[1]}x{image.shape[0]}; make all images of a folder the same size"
                 )
+            if is_animated(path):
+                self.warnings.append(f"{path}: is animated, and its first picture alone is read")
             yield Frame(index, index, index * self.info.time_base, image)
 
     # Video
@@ -316,7 +318,7 @@ def _video_stream(container: InputContainer, path: Path, limits: Limits) -> Vide
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise MediaError(f"{path}: has no video stream")
-    stream = streams[0]
+    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
     if stream.codec_context is None:
         raise MediaError(f"{path}: its video is coded in a way that cannot be decoded here")
     size = stream.codec_context.height, stream.codec_context.width

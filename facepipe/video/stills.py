@@ -117,6 +117,13 @@ def publish(part: Path, path: Path) -> None:
     os.replace(part, path)
 
 
+def is_animated(path: Path) -> bool:
+    """Whether a file is a WebP with more than one picture: the flag in its extended header."""
+    with reading(path), path.open("rb") as file:
+        head = file.read(21)
+    return len(head) == 21 and head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
+
+
 def stored_size(path: Path, data: bytes) -> tuple[int, int]:
     """Height and width as the header states them, before any orientation; `MediaError` if it is no known image."""
     for starts, parse in _PARSERS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +27,7 @@ __all__ = ["ClipWriter", "open_writer"]
 
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _THREADS = 4  # fixed, because the bits that x264 makes depend on it and must not depend on the machine
+_ROUNDING = Fraction(1, 500)  # seconds: Matroska counts milliseconds
 _SPACE_NUMBERS = {name: number for number, name in SPACES.items()}
 
 
@@ -72,6 +74,7 @@ class ClipWriter:
         )
         self._format = _pixel_format(codec, like.size)
         self._reformatter = VideoReformatter()
+        self._first: int | None = None
         self._last: int | None = None
         self._part = path.with_name(f"{path.name}.part")
         self._audio = _AudioCopy(audio_from, path) if audio_from is not None else None
@@ -162,6 +165,7 @@ class ClipWriter:
             raise ValueError(f"{self.path}: expected a pts after {self._last}, got {pts}")
         if self._container is None:
             raise ValueError(f"{self.path}: the writer is closed")
+        self._first = pts if self._first is None else self._first
         self._last = pts
         whole: Any = np.ascontiguousarray(image)
         frame = from_rgb(whole, self._coding, self._format, self._reformatter)
@@ -200,11 +204,25 @@ class ClipWriter:
         self._close_audio()
 
     def _check(self) -> None:
-        """Count the frames that are in the file: one that has others than were written gets no name."""
+        """A file whose frames, times or sound are others than were written gets no name."""
+        assert self._first is not None
+        assert self._last is not None
         with av.open(f"file:{self._part}") as made:
-            found = sum(packet.size > 0 for packet in made.demux(made.streams.video[0]))
-        if found != self.frames:
-            raise MediaError(f"{self.path}: holds {found} of the {self.frames} frames written; run again")
+            found = [_Span() for _ in made.streams]
+            for packet in made.demux():
+                if packet.size and packet.pts is not None:
+                    found[packet.stream.index].add(packet.pts * packet.time_base)
+            video = found.pop(made.streams.video[0].index)
+        if video.packets != self.frames:
+            raise MediaError(f"{self.path}: holds {video.packets} of the {self.frames} frames written; run again")
+        wanted = (self._last - self._first) * self._like.time_base
+        if abs(video.length - wanted) > _ROUNDING:
+            raise MediaError(f"{self.path}: lasts {float(video.length):.3f} s, not {float(wanted):.3f}; run again")
+        for sound, copied in zip(found, [] if self._audio is None else self._audio.copied, strict=True):
+            if sound.packets != copied.packets or abs(sound.length - copied.length) > _ROUNDING:
+                raise MediaError(
+                    f"{self.path}: its sound lasts {float(sound.length):.3f} s, not {float(copied.length):.3f}; run again"
+                )
 
     def abort(self) -> None:
         """Give up: close and remove the partial file."""
@@ -220,6 +238,24 @@ class ClipWriter:
             self._audio.close()
 
 
+@dataclass
+class _Span:
+    """How many packets a stream has, and from when to when, in seconds."""
+
+    packets: int = 0
+    first: Fraction = Fraction(0)
+    last: Fraction = Fraction(0)
+
+    def add(self, time: Fraction) -> None:
+        self.first = min(self.first, time) if self.packets else time
+        self.last = max(self.last, time) if self.packets else time
+        self.packets += 1
+
+    @property
+    def length(self) -> Fraction:
+        return self.last - self.first
+
+
 class _AudioCopy:
     """The audio packets of a file, copied unchanged next to the video packets of the same time."""
 
@@ -232,6 +268,12 @@ class _AudioCopy:
         self._out: dict[int, Any] = {}
         self._packets = iter(self._container.demux(self._streams)) if self._streams else iter(())
         self._next: Any = None
+        self._copied = {stream.index: _Span() for stream in self._streams}
+
+    @property
+    def copied(self) -> list[_Span]:
+        """What was copied of each stream."""
+        return list(self._copied.values())
 
     @property
     def scales(self) -> list[int]:
@@ -264,6 +306,8 @@ class _AudioCopy:
             if packet.dts is not None:  # None: the empty packet that ends a stream
                 if until is not None and packet.dts * packet.time_base > until:
                     return
+                if packet.size and packet.pts is not None:
+                    self._copied[packet.stream.index].add(packet.pts * packet.time_base)
                 packet.stream = self._out[packet.stream.index]
                 container.mux(packet)
             self._next = None
