@@ -220,9 +220,8 @@ class ClipWriter:
             raise MediaError(f"{self.path}: lasts {float(video.length):.3f} s, not {float(wanted):.3f}; run again")
         for sound, copied in zip(found, [] if self._audio is None else self._audio.copied, strict=True):
             if sound.packets != copied.packets or abs(sound.length - copied.length) > _ROUNDING:
-                raise MediaError(
-                    f"{self.path}: its sound lasts {float(sound.length):.3f} s, not {float(copied.length):.3f}; run again"
-                )
+                lasts = f"{float(sound.length):.3f} s, not {float(copied.length):.3f}"
+                raise MediaError(f"{self.path}: its sound lasts {lasts}; run again")
 
     def abort(self) -> None:
         """Give up: close and remove the partial file."""
