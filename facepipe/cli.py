@@ -11,13 +11,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from facepipe import __version__
-from facepipe.errors import FacepipeError, UsageError
+from facepipe.errors import FacepipeError, UsageError, WeightsMissingError
+
+if TYPE_CHECKING:
+    from facepipe.finder import Models
 
 __all__ = ["app", "main"]
 
@@ -477,6 +480,13 @@ def verify(
     trust: Annotated[
         Path | None, typer.Option("--trust", help="Root certificates in PEM that the signer's must lead to.")
     ] = None,
+    mark: Annotated[
+        bool | None,
+        typer.Option(
+            "--mark/--no-mark",
+            help="Look for the invisible mark in all files, or in none. Default: where credentials are not intact.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say of each video who signed it, what was done, and whether it was altered since.
@@ -484,21 +494,36 @@ def verify(
     facepipe verify RUN/swapped
 
     Exit code: 0 all labelled and intact; 1 one without a label; 3 one altered; 4 one unreadable; 5 one with a plain
-    label but without signature; 6 one not signed by whom --trust names. Of several the gravest: 3, 6, 4, 5, 1.
+    label but without signature; 6 one not signed by whom --trust names; 7 one that only the mark in its faces tells.
+    Of several the gravest: 3, 6, 4, 5, 7, 1.
     """
-    from facepipe.provenance import EXIT_CODES, check, read_roots, worst
+    from facepipe.provenance import EXIT_CODES, read_roots, worst
     from facepipe.video import find_clips
+    from facepipe.watermark import verify as verified
 
     roots = None if trust is None else read_roots(trust)
     clips = [clip for file in files for clip in find_clips(file) if clip.kind == "video" or not file.is_dir()]
     if not clips:
         raise UsageError(f"{files[0]}: no video in it")
-    verdicts = [check(clip.path, trust=roots) for clip in clips]
+    models = _finding_models() if mark is not False else None
+    verdicts = [verified(clip.path, models, trust=roots, mark="always" if mark else "lost") for clip in clips]
     if as_json:
         print_json({verdict.path: asdict(verdict) for verdict in verdicts})
     else:
         sys.stdout.writelines(f"{verdict.sentence()}\n" for verdict in verdicts)
     raise typer.Exit(EXIT_CODES[worst(verdicts)])
+
+
+def _finding_models() -> Models | None:
+    """What finds faces for the mark; None, and a note, where the weights are not there."""
+    from facepipe.config import DetectConfig
+    from facepipe.finder import load_models
+
+    try:
+        return load_models(DetectConfig(embedder="none"))
+    except WeightsMissingError as exc:
+        _stderr.print(f"note: the mark in the faces is not looked for: {exc}", markup=False, soft_wrap=True)
+        return None
 
 
 @app.command()

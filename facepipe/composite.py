@@ -25,8 +25,9 @@ from facepipe.image import (
     warp,
 )
 from facepipe.types import Image
+from facepipe.watermark import Mark
 
-__all__ = ["Compositor", "Patch", "Region"]
+__all__ = ["Compositor", "Moment", "Patch", "Region"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,22 @@ class Region:
     face: Image
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What the mark goes by.
+
+    Attributes
+    ----------
+    landmarks : (68, 2) or (5, 2) array
+        Of the replaced face, in pixels of the frame.
+    seconds : float
+        Time of the frame.
+    """
+
+    landmarks: NDArray[Any]
+    seconds: float
+
+
 class Compositor:
     """Puts patches of successive frames into them; keeps colours and texture steady from frame to frame.
 
@@ -77,14 +94,17 @@ class Compositor:
         `color`, `color_space`, `blend`, `feather` and `grain` are used.
     seed : int
         Of the grain.
+    mark : Mark, optional
+        The invisible mark that faces get.
     """
 
     _KEEP = 0.8  # how much of the last frame's colour map and texture stays
     _PIXELS = 20_000  # enough for the distribution of colours
     _STEP = 32.0  # grey levels by which Poisson's blend follows a step at the border
 
-    def __init__(self, config: SwapConfig, seed: int = 0) -> None:
+    def __init__(self, config: SwapConfig, seed: int = 0, mark: Mark | None = None) -> None:
         self._config = config
+        self._mark = mark
         self._seed = seed
         self.reset()
 
@@ -94,10 +114,13 @@ class Compositor:
         self._textures: tuple[Texture, Texture, Texture] | None = None
         self._shift: NDArray[np.float32] | None = None
 
-    def __call__(self, frame: Image, patch: Patch, index: int = 0) -> tuple[Image, Region]:
+    def __call__(
+        self, frame: Image, patch: Patch, index: int = 0, moment: Moment | None = None
+    ) -> tuple[Image, Region]:
         """The frame with the patch in it (a new array), and the region that changed.
 
-        The grain is that of the frame's number, `index`: the same bytes whenever it is composited.
+        The grain is that of the frame's number, `index`: the same bytes whenever it is composited. The mark needs to
+        know the `moment`.
         """
         rows, columns = _bounds(patch, frame.shape[:2])
         background = frame[rows, columns]
@@ -111,6 +134,9 @@ class Compositor:
             face = self._colored(face, background, soft)
             if self._config.grain:
                 face = self._textured(face, background, soft, index)
+        if self._mark is not None and moment is not None and soft.max() > 0:
+            landmarks = moment.landmarks - [columns.start, rows.start]
+            face = self._mark.into(face, soft, landmarks, moment.seconds)
         if self._config.blend == "poisson":
             face = self._relit(face, background, soft)
         result = frame.copy()

@@ -138,6 +138,9 @@ class SwapConfig(_Section):
     brows, and no more than the mesh has."""
     occlusion: bool = True
     """What is in front of the target's face stays in front, as far as it can be told: a hand, hair, a microphone."""
+    mark: Annotated[float, Field(ge=0, le=4)] = 1.0
+    """Strength of the invisible mark in the swapped face, by which ``facepipe verify`` knows it without a label.
+    0 leaves it out. See docs/labels.md."""
     blend_truth: bool = False
     """Also write what each frame was blended from, for research on detection, to ``RUN/blend/<clip>``: the soft mask
     in 16 bits, the face before it was blended, its matrix and its source frame. See docs/blend-truth.md."""

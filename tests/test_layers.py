@@ -52,6 +52,7 @@ ORDER = [
     "tracks",
     "gaps",
     "finder",
+    "watermark",
     "composite",
     "methods",
     "evaluation",

@@ -364,7 +364,7 @@ def test_an_exception_while_writing_leaves_no_file(where: str, tmp_path: Path) -
     def odd(frame: SwappedFrame) -> SwappedFrame:
         if frame.index == 5 and where == "told":
             raise error
-        return SwappedFrame(5, 50, frame.image[1:]) if frame.index == 5 else frame
+        return SwappedFrame(5, 50, frame.image[1:], 0.2) if frame.index == 5 else frame
 
     with (
         pytest.raises((OwnError, ValueError), match=r"^x$|expected \(48, 64, 3\) uint8") as caught,

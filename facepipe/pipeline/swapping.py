@@ -26,6 +26,7 @@ from facepipe.selection import Selection, select
 from facepipe.stages.swap import swap_frames, write_swap
 from facepipe.types import Faces, VideoInfo
 from facepipe.video import Clip
+from facepipe.watermark import Mark, payload_of
 from facepipe.workspace import digest, read_marker, write_table
 
 __all__ = ["Swapping", "read_swapped"]
@@ -162,7 +163,12 @@ class Swapping:
         self, clip: Clip, plan: Plan, video: Path, statement: dict[str, str]
     ) -> tuple[Path, dict[str, NDArray[Any]]]:
         settings, seed = self._config.swap, self._config.seed
-        with self._context.open(clip) as reader, closing(swap_frames(reader, plan, settings, seed=seed)) as swapped:
+        with (
+            self._context.open(clip) as reader,
+            closing(
+                swap_frames(reader, plan, settings, seed=seed, mark=self._mark_of(statement, reader.info))
+            ) as swapped,
+        ):
             columns = write_swap(
                 self._context.told("swap", clip, reader, swapped),
                 self._config.swap,
@@ -176,6 +182,11 @@ class Swapping:
                 source_clips=[one.name for one in self._context.alive("align", "source")],
             )
         return video, columns
+
+    def _mark_of(self, statement: dict[str, str], like: VideoInfo) -> Mark:
+        """The invisible mark of a swap: that of its id."""
+        told = statement_of(statement) or {}
+        return Mark(payload_of(str(told["run"])), float(like.rate), self._config.swap.mark)
 
     @cached_property
     def identity(self) -> Identity:

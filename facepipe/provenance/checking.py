@@ -15,7 +15,7 @@ from facepipe.provenance.labels import read_label
 
 __all__ = ["EXIT_CODES", "Status", "Verdict", "check", "worst"]
 
-Status = Literal["intact", "none", "altered", "unreadable", "unsigned", "untrusted"]
+Status = Literal["intact", "none", "altered", "unreadable", "unsigned", "untrusted", "marked"]
 
 EXIT_CODES: dict[Status, int] = {
     "intact": 0,
@@ -24,10 +24,11 @@ EXIT_CODES: dict[Status, int] = {
     "unreadable": 4,
     "unsigned": 5,
     "untrusted": 6,
+    "marked": 7,
 }
 """What ``facepipe verify`` ends with; 2 is a wrong call, as everywhere. Of several files the gravest one counts."""
 
-_GRAVITY: tuple[Status, ...] = ("intact", "none", "unsigned", "unreadable", "untrusted", "altered")
+_GRAVITY: tuple[Status, ...] = ("intact", "none", "marked", "unsigned", "unreadable", "untrusted", "altered")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,10 @@ class Verdict:
         The file.
     status : Status
         ``intact``: labelled by facepipe, signed, and not a byte of picture, sound or label differs. ``none``: no label
-        of facepipe's (other credentials may be there). ``unsigned``: the plain label alone, which anybody can write
-        or copy; the credentials were lost, as they are when a file is encoded anew. ``altered``: the file is not what
-        was signed. ``untrusted``: as signed, but not by whom it should be. ``unreadable``: no video.
+        of facepipe's (other credentials may be there). ``marked``: no label, and facepipe's invisible mark in its
+        faces. ``unsigned``: the plain label alone, which anybody can write or copy; the credentials were lost, as they
+        are when a file is encoded anew. ``altered``: the file is not what was signed. ``untrusted``: as signed, but
+        not by whom it should be. ``unreadable``: no video.
     label : dict or None
         What facepipe says that it did; the signed statement where there is one.
     signer, issuer : str
@@ -59,6 +61,8 @@ class Verdict:
         ``role``, ``title`` and ``id`` (``urn:sha256:...``) of each input.
     problems : list of str
         Why it is not intact.
+    mark : str
+        First eight digits of the id of the run that the mark in its faces tells; empty where none was found.
     """
 
     path: str
@@ -72,9 +76,14 @@ class Verdict:
     actions: list[str] = field(default_factory=list)
     ingredients: list[dict[str, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    mark: str = ""
 
     def sentence(self) -> str:
         """One line for people."""
+        marked = f"; the mark in its faces: run {self.mark}" if self.mark else ""
+        return self._said() + marked
+
+    def _said(self) -> str:
         said = self.label or {}
         made = f"swapped by {said.get('software', 'facepipe')}, method {said.get('method', 'unknown')}"
         who = f"signed by {self.signer} of {self.issuer}{'' if self.known else ', whom nobody here vouches for'}"
@@ -90,6 +99,8 @@ class Verdict:
                 return f"{self.path}: a plain label without signature; it says: {made}"
             case "unreadable":
                 return f"{self.path}: {why}"
+            case "marked":
+                return f"{self.path}: swapped by facepipe; its label is lost"
         return f"{self.path}: no label of facepipe's{f'; {who}' if self.signer else ''}"
 
 

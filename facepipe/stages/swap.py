@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facepipe.composite import Compositor, Patch, Region
+from facepipe.composite import Compositor, Moment, Patch, Region
 from facepipe.config import SwapConfig
 from facepipe.methods.plan import Plan, Record
 from facepipe.overlap import ahead
 from facepipe.truth import Blend, TruthWriter
 from facepipe.types import Image, VideoInfo
 from facepipe.video import Frame, open_writer
+from facepipe.watermark import Mark
 
 __all__ = ["SwappedFrame", "full_mask", "swap_frames", "write_swap"]
 
@@ -35,6 +36,7 @@ class SwappedFrame:
     index: int
     pts: int
     image: Image
+    seconds: float
     region: Region | None = None
     frame_to_patch: NDArray[np.float64] | None = None
     record: Record | None = None
@@ -50,20 +52,20 @@ class _Patched:
 
 
 def swap_frames(
-    frames: Iterable[Frame], plan: Plan, config: SwapConfig, *, seed: int = 0
+    frames: Iterable[Frame], plan: Plan, config: SwapConfig, *, seed: int = 0, mark: Mark | None = None
 ) -> Generator[SwappedFrame, None, None]:
     """Yield every frame in order, swapped where the plan says so; the others are passed on untouched.
 
     Three threads work ahead of the caller: one decodes, one makes patches, one composites. Only a few frames (up to
     six batches of the plan's) are between them at a time, however long the clip is. Any exception of theirs is raised
     here. Close the generator to end the threads early: ``with closing(swap_frames(...)) as swapped``. `seed` is that
-    of the grain.
+    of the grain; each face gets the `mark`.
     """
     several = max(_AHEAD, plan.batch)
     with (
         ahead(_decoded(frames), several) as decoded,
         ahead(_patched(decoded, plan), several) as patched,
-        ahead(_composited(patched, plan, Compositor(config, seed)), _AHEAD) as swapped,
+        ahead(_composited(patched, plan, Compositor(config, seed, mark)), _AHEAD) as swapped,
     ):
         yield from swapped
 
@@ -71,7 +73,7 @@ def swap_frames(
 def _decoded(frames: Iterable[Frame]) -> Iterator[SwappedFrame]:
     """The frames with their pixels, which are converted here, in the thread that decodes."""
     for frame in frames:
-        yield SwappedFrame(frame.index, frame.pts, frame.image)
+        yield SwappedFrame(frame.index, frame.pts, frame.image, float(frame.time))
 
 
 def _patched(frames: Iterable[SwappedFrame], plan: Plan) -> Iterator[_Patched]:
@@ -114,7 +116,8 @@ def _composited(patched: Iterable[_Patched], plan: Plan, compositor: Compositor)
         if one.patch is None:
             yield one.frame
             continue
-        image, region = compositor(one.frame.image, one.patch, one.frame.index)
+        moment = Moment(plan.faces.landmarks[one.row], one.frame.seconds)
+        image, region = compositor(one.frame.image, one.patch, one.frame.index, moment)
         matrix, record = one.patch.frame_to_patch, plan.record(one.row)
         yield replace(one.frame, image=image, region=region, frame_to_patch=matrix, record=record)
 

@@ -15,7 +15,7 @@ from facepipe.types import Image
 from facepipe.video.color import over_black
 from facepipe.video.source import Limits, check_file, reading
 
-__all__ = ["publish", "read_image", "stored_size", "write_image"]
+__all__ = ["is_animated", "publish", "read_image", "stored_size", "write_image"]
 
 _WRITABLE = (".png", ".jpg", ".jpeg")
 _JPEG_QUALITY = 95

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 import facepipe
 from facepipe import image
-from facepipe.composite import Compositor, Patch, Region
+from facepipe.composite import Compositor, Moment, Patch, Region
 from facepipe.config import SwapConfig, load
 from facepipe.stages import swap as stage
 
@@ -51,11 +51,13 @@ def patches_of(run: Path, count: int) -> list[tuple[Picture, Patch]]:
     kept: list[tuple[Picture, Patch]] = []
 
     class Keep(Compositor):
-        def __call__(self, frame: Picture, patch: Patch, index: int = 0) -> tuple[Picture, Region]:
+        def __call__(
+            self, frame: Picture, patch: Patch, index: int = 0, moment: Moment | None = None
+        ) -> tuple[Picture, Region]:
             kept.append((frame, patch))
             if len(kept) == count:
                 raise _EnoughError
-            return super().__call__(frame, patch, index)
+            return super().__call__(frame, patch, index, moment)
 
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "run"
