@@ -5,6 +5,7 @@ Exit codes: 0 all done; 1 some clip failed, or something is missing; 2 the call 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -457,21 +458,122 @@ def _side(name: str | None) -> Any:
 
 @app.command()
 def export(
-    file: Annotated[Path, typer.Argument(help="The file to write, e.g. swap.onnx.")],
-    out: Annotated[Path, typer.Option("--out", help="The run folder with a trained net.")],
-    drawn: Annotated[str, typer.Option("--drawn", help="Who is drawn: source (the swap) or target.")] = "source",
+    dest: Annotated[
+        Path, typer.Argument(metavar="DEST", help="The file to write, e.g. swap.onnx, or the data set's folder.")
+    ],
+    out: Annotated[list[Path] | None, typer.Option("--out", help="The run folder; several for a data set.")] = None,
+    layout: Annotated[
+        str, typer.Option("--format", help="onnx, or a data set: faceforensics, deepfakebench, webdataset.")
+    ] = "onnx",
+    quality: Annotated[
+        list[str] | None,
+        typer.Option("--quality", help="raw, c23, c40. Default: all for faceforensics, c23 for the others."),
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Prove that the data set DEST is loadable and fair.")] = False,
+    drawn: Annotated[str, typer.Option("--drawn", help="onnx: who is drawn, source (the swap) or target.")] = "source",
+    quiet: Quiet = False,
 ) -> None:
-    """Write the trained net of a run as ONNX: the target's faces in, the source's out.
+    """Write the trained net of a run as ONNX, or the swapped videos of runs as a data set for detection research.
 
     facepipe export --out RUN swap.onnx
+
+    facepipe export --format faceforensics --out RUN --out RUN2 DIR
+
+    facepipe export --check DIR
+
+    Real and fake are treated alike, people who meet in a swap stay in one part (docs/export.md). Exit code 1: --check
+    found something.
     """
+    if check:
+        _check_dataset(dest)
+        return
+    if not out:
+        raise UsageError("no run folder: give --out RUN")
+    if layout != "onnx":
+        _export_dataset(dest, out, layout, quality or [], quiet=quiet)
+        return
+    if len(out) > 1:
+        raise UsageError("onnx: expected one run folder")
     if drawn not in ("source", "target"):
         raise UsageError(f"--drawn {drawn}: expected source or target")
     from facepipe.methods.gan import Generator, export_onnx
 
-    generator = Generator.load(out / "model" / "generator")
-    export_onnx(generator, file, seen="target" if drawn == "source" else "source", drawn=drawn)  # type: ignore[arg-type]
-    sys.stdout.write(f"{file}: images (N, 3, {generator.net.shape.size}, {generator.net.shape.size}) in [-1, 1]\n")
+    generator = Generator.load(out[0] / "model" / "generator")
+    export_onnx(generator, dest, seen="target" if drawn == "source" else "source", drawn=drawn)  # type: ignore[arg-type]
+    sys.stdout.write(f"{dest}: images (N, 3, {generator.net.shape.size}, {generator.net.shape.size}) in [-1, 1]\n")
+
+
+@app.command("detect-fakes")
+def detect_fakes(
+    dest: Annotated[Path, typer.Argument(metavar="DIR", help="A data set of the format deepfakebench.")],
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            "--detector",
+            metavar="MODULE:FUNCTION",
+            help="Your own; see facepipe.datasets.Detector. Default: a small one.",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how detectable the fakes of a data set are, on people whom the detector never saw, and whether it leaks.
+
+    facepipe export --format deepfakebench --out RUN --out RUN2 DIR
+
+    facepipe detect-fakes DIR
+
+    Exit code 1: with faces covered fakes are still told from real ones, so that something else gives them away.
+    """
+    from facepipe.datasets import detect_fakes as detectability
+    from facepipe.datasets import small_detector
+
+    rows = detectability(dest, small_detector if detector is None else _imported(detector))
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    else:
+        for row in rows:
+            whole, covered = (
+                f"{auc:.3f}" + ("" if ends is None else f" ({ends[0]:.3f} to {ends[1]:.3f})")
+                for auc, ends in ((row.auc, row.interval), (row.covered, row.covered_interval))
+            )
+            few = ", too few for an interval" if row.interval is None else ""
+            leak = "; MORE THAN THE FACE gives them away" if row.shortcut else ""
+            sys.stdout.write(f"{row.quality}: AUC {whole}, faces covered {covered}; {row.videos} videos{few}{leak}\n")
+    raise typer.Exit(1 if any(row.shortcut for row in rows) else 0)
+
+
+def _imported(name: str) -> Any:
+    """``module:function``."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise UsageError(f"--detector {name}: expected MODULE:FUNCTION that can be imported ({exc})") from exc
+
+
+def _check_dataset(dest: Path) -> None:
+    from facepipe.datasets import check_dataset
+
+    found = check_dataset(dest)
+    sys.stdout.writelines(f"{line}\n" for line in found or [f"{dest}: whole and fair"])
+    raise typer.Exit(1 if found else 0)
+
+
+def _export_dataset(dest: Path, runs: list[Path], layout: str, quality: list[str], *, quiet: bool) -> None:
+    from facepipe.console import FrameProgress
+    from facepipe.datasets import export_dataset
+
+    with FrameProgress(_stderr, quiet=quiet) as bars:
+        notes = export_dataset(
+            runs,
+            dest,
+            layout,  # type: ignore[arg-type]
+            qualities=quality,
+            progress=lambda _, done, total: bars("export", dest.name, done, total),
+        )
+    for note in notes:
+        _stderr.print(f"note: {note}", markup=False, soft_wrap=True)
+    sys.stdout.write(f"{dest}\n")
 
 
 @app.command()

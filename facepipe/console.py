@@ -50,7 +50,7 @@ class _Rate(ProgressColumn):
 
 
 def _unit(stage: str) -> str:
-    return {"train": "steps", "report": "clips", "compare": "clips"}.get(stage, "frames")
+    return {"train": "steps", "report": "clips", "compare": "clips", "export": "videos"}.get(stage, "frames")
 
 
 class FrameProgress:

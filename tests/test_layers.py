@@ -54,6 +54,7 @@ ORDER = [
     "finder",
     "watermark",
     "composite",
+    "datasets",
     "methods",
     "evaluation",
     "report",
