@@ -118,7 +118,7 @@ def below(folder: Path) -> set[str]:
 def streams(path: Path) -> tuple[Any, ...]:
     with av.open(str(path)) as container:
         video = container.streams.video[0]
-        times = sorted(packet.pts for packet in container.demux(video) if packet.size)
+        times = sorted(packet.pts for packet in container.demux(video) if packet.pts is not None)
         size = video.codec_context.height, video.codec_context.width
         return [s.type for s in container.streams], video.codec_context.name, video.codec_context.pix_fmt, size, times
 
