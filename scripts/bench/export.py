@@ -1,8 +1,8 @@
 """Writing a data set against plain transcoding of the same videos.
 
 The demo's first direction (single_face.mp4 onto WolfgangLanger_Pexels.mp4, method procrustes) is exported in the
-layout of FaceForensics++: original and fake, three qualities each, and the masks. Plain transcoding is the same encoders on
-the same two videos, nothing else. They take turns; medians of the clock.
+layout of FaceForensics++: original and fake, three qualities each, and the masks. Plain transcoding is the same
+encoders on the same two videos, nothing else. They take turns; medians of the clock.
 
 Usage: python scripts/bench/export.py [--rounds 3] [--json]
 """
