@@ -110,7 +110,8 @@ def preview(
     for one, (picture, film) in zip(chosen, names, strict=True):
         shown = _overlay(one, overlay)
         try:
-            write_image(picture, contact_sheet(one, frames=frames, overlay=shown, whole=whole))
+            label = one.swapped.label if one.swapped is not None else {}
+            write_image(picture, contact_sheet(one, frames=frames, overlay=shown, whole=whole), tags=label)
             written.append(picture)
             if video:
                 written.append(side_by_side(one, film, overlay=shown, progress=progress))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import c2pa
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -40,6 +41,7 @@ from facepipe.provenance import (
     statement_of,
     worst,
 )
+from facepipe.video import write_image
 from facepipe.workspace import file_sha256
 
 Maker = Callable[..., Path]
@@ -450,3 +452,15 @@ def test_no_option_turns_labels_off() -> None:
         names |= {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
     assert "--require-consent" in names  # it looked into the commands
     assert not {name for name in names if any(word in name for word in LABELS)}
+
+
+def test_a_picture_has_a_plain_label(tmp_path: Path) -> None:
+    """What `facepipe preview` and `export` write: there is no signature, and it is said."""
+    path = tmp_path / "a.png"
+    write_image(path, np.zeros((8, 8, 3), np.uint8))
+    assert check(path).status == "none"
+    write_image(path, np.zeros((8, 8, 3), np.uint8), tags=label(method="procrustes", run="0"))
+    verdict = check(path)
+    assert verdict.status == "unsigned"
+    assert verdict.label is not None
+    assert verdict.label["method"] == "procrustes"

@@ -366,6 +366,11 @@ def test_clips_that_are_gone_are_named_and_the_others_done(copied_run: Any, tmp_
     assert [file.name for file in (tmp_path / "sheets").iterdir()] == ["target-woman.png"]
 
 
+def test_a_sheet_says_what_it_shows(quick_run: Any, tmp_path: Path) -> None:
+    (sheet,) = preview(quick_run.out, frames=1, out=tmp_path / "sheets")
+    assert read_label(sheet) == read_label(quick_run.out / "swapped" / "woman.mp4")
+
+
 def test_a_damaged_table_is_one_line(copied_run: Any) -> None:
     (copied_run.out / "scores.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(RunFolderError, match=r"scores\.parquet: missing or damaged"):

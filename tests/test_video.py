@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -581,6 +582,24 @@ def test_write_and_read_an_image(tmp_path: Path, card: Any, suffix: str) -> None
         video.write_image(tmp_path / "a.xyz", image)
     with pytest.raises(ValueError, match=r"got \(5,\)"):
         video.write_image(tmp_path / "a.png", np.zeros(5, np.uint8))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_an_image_keeps_its_tags(tmp_path: Path, card: Any, suffix: str) -> None:
+    path, tags = tmp_path / f"a{suffix}", {"facepipe": '{"swapped": true}', "comment": "a = b; ü"}
+    video.write_image(path, card(50, 70, 3), tags=tags)
+    assert video.read_tags(path) == {**tags, "comment": "a = b; \\xfc"}
+    plain = tmp_path / f"b{suffix}"
+    video.write_image(plain, card(50, 70, 3))
+    assert video.read_tags(plain) == {}
+    np.testing.assert_array_equal(video.read_image(path), video.read_image(plain))
+    with PIL.Image.open(path) as seen:
+        assert seen.size == (70, 50)
+    data = path.read_bytes()
+    for stop in range(10, 120, 7):
+        path.write_bytes(data[:stop])
+        with contextlib.suppress(MediaError):
+            video.read_tags(path)
 
 
 def test_a_failed_image_leaves_nothing(tmp_path: Path, card: Any, monkeypatch: pytest.MonkeyPatch) -> None:

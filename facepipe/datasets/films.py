@@ -32,7 +32,7 @@ from facepipe.types import Image, VideoInfo
 from facepipe.video import Frame, open_clip, open_writer
 from facepipe.watermark import Mark
 
-__all__ = ["COMPANION", "COMPRESSIONS", "film_path", "write_films"]
+__all__ = ["COMPANION", "COMPRESSIONS", "film_path", "tags_of", "write_films"]
 
 COMPRESSIONS: Mapping[str, int | None] = {"raw": None, "c23": 23, "c40": 40}
 """Names of the qualities, and crf of libx264; None is lossless."""
@@ -80,13 +80,13 @@ def _write(pair: Pair, root: Path, qualities: Sequence[str], *, fake: bool) -> N
             path.parent.mkdir(parents=True, exist_ok=True)
             crf = COMPRESSIONS[quality]
             how: dict[str, Any] = {"codec": "lossless"} if crf is None else {"crf": crf, "preset": _PRESET}
-            writers.append(stack.enter_context(open_writer(path, like, metadata=_tags(pair, fake=fake), **how)))
+            writers.append(stack.enter_context(open_writer(path, like, metadata=tags_of(pair, fake=fake), **how)))
         for image, pts in frames:
             for writer in writers:
                 writer.write(image, pts)
 
 
-def _tags(pair: Pair, *, fake: bool) -> dict[str, str]:
+def tags_of(pair: Pair, *, fake: bool) -> dict[str, str]:
     """The label: of one form for both."""
     comment = "Synthetic media: the face in this video was replaced" if fake else "The original of swapped videos"
     facts = {
@@ -140,7 +140,7 @@ def _write_mask(pair: Pair, path: Path) -> None:
     with (
         open_clip(pair.swapped.mask) as masks,
         open_clip(pair.swapped.video) as film,
-        open_writer(path, film.info, codec="lossless", metadata=_tags(pair, fake=True)) as writer,
+        open_writer(path, film.info, codec="lossless", metadata=tags_of(pair, fake=True)) as writer,
     ):
         for mask, frame in zip(masks, film, strict=True):
             writer.write(((mask.image > 0) * np.uint8(255)).astype(np.uint8), frame.pts)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import geometry
-from facepipe.datasets.films import film_path
+from facepipe.datasets.films import film_path, tags_of
 from facepipe.datasets.plan import SPLITS, Pair, Plan
 from facepipe.image import warp
 from facepipe.types import Image, evenly_spaced
@@ -144,7 +144,7 @@ def _write_pictures(pair: Pair, film: Path, *, fake: bool) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
         for sample in samples_of(pair, film, fake=fake):
             stem = f"{sample.frame:03d}"
-            write_image(folders[0] / f"{stem}.png", sample.image)
+            write_image(folders[0] / f"{stem}.png", sample.image, tags=tags_of(pair, fake=fake))
             write_image(folders[2] / f"{stem}.png", ((sample.alpha > 0.5) * np.uint8(255)).astype(np.uint8))
             with atomic_path(folders[1] / f"{stem}.npy") as part, part.open("wb") as file:
                 np.save(file, sample.landmarks)

@@ -24,8 +24,16 @@ SIDECAR = ".c2pa"
 ASSERTION = "org.facepipe.swap"
 """Name of the assertion that holds the same statement as the plain label."""
 
-MIME = {".mp4": "video/mp4", ".m4v": "video/x-m4v", ".mov": "video/quicktime", ".avi": "video/avi"}
-"""The kinds of video that can hold a manifest, by suffix."""
+MIME = {
+    ".mp4": "video/mp4",
+    ".m4v": "video/x-m4v",
+    ".mov": "video/quicktime",
+    ".avi": "video/avi",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+}
+"""The kinds of file that can hold a manifest, by suffix."""
 
 _ANY = "application/octet-stream"
 

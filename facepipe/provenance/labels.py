@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from facepipe import __version__
-from facepipe.video import read_metadata
+from facepipe.video import IMAGE_SUFFIXES, read_metadata, read_tags
 
 __all__ = ["TAG", "label", "read_label", "source_type", "statement_of"]
 
@@ -62,11 +62,11 @@ def statement_of(tags: Mapping[str, str]) -> dict[str, Any] | None:
 
 
 def read_label(path: Path) -> dict[str, Any] | None:
-    """The label of a video, or None when it carries none. It is not checked: `check` does that.
+    """The label of a video or an image, or None when it carries none. It is not checked: `check` does that.
 
     Raises
     ------
     MediaError
-        The file is no video.
+        The file is neither.
     """
-    return statement_of(read_metadata(path))
+    return statement_of(read_tags(path) if path.suffix.lower() in IMAGE_SUFFIXES else read_metadata(path))

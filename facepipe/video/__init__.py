@@ -14,7 +14,7 @@ from facepipe.video.clips import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clip, find_clip
 from facepipe.video.planes import read_planes
 from facepipe.video.reader import ClipReader, Frame, open_clip, probe
 from facepipe.video.source import Limits, read_metadata
-from facepipe.video.stills import read_image, write_image
+from facepipe.video.stills import read_image, read_tags, write_image
 from facepipe.video.writer import ClipWriter, open_writer
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "read_image",
     "read_metadata",
     "read_planes",
+    "read_tags",
     "write_image",
 ]

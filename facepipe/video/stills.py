@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +17,12 @@ from facepipe.types import Image
 from facepipe.video.color import over_black
 from facepipe.video.source import Limits, check_file, reading
 
-__all__ = ["is_animated", "publish", "read_image", "stored_size", "write_image"]
+__all__ = ["is_animated", "publish", "read_image", "read_tags", "stored_size", "write_image"]
 
 _WRITABLE = (".png", ".jpg", ".jpeg")
 _JPEG_QUALITY = 95
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_PNG_HEADER = 33  # bytes, with the header's chunk
 
 
 def read_image(path: str | Path, limits: Limits | None = None, *, deep: Literal["scale", "refuse"] = "scale") -> Image:
@@ -60,7 +64,7 @@ def _decode(path: Path, data: bytes, deep: str) -> Image:
     try:
         image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
         # Only this way is alpha kept, but then EXIF is not obeyed. JPEG has no alpha.
-        raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if data[:3] != b"\xff\xd8\xff" else None
+        raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if not data.startswith(_JPEG) else None
     except cv2.error as exc:
         raise MediaError(f"{path}: is a broken image: {' '.join(str(exc).split())}") from exc
     if image is None:
@@ -73,7 +77,7 @@ def _decode(path: Path, data: bytes, deep: str) -> Image:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def write_image(path: str | Path, image: Image) -> None:
+def write_image(path: str | Path, image: Image, *, tags: Mapping[str, str] | None = None) -> None:
     """Write RGB pixels as PNG or JPEG (quality 95), whole or not at all.
 
     Parameters
@@ -82,6 +86,8 @@ def write_image(path: str | Path, image: Image) -> None:
         Ends in ``.png``, ``.jpg`` or ``.jpeg``.
     image : (H, W, 3) or (H, W) uint8 array
         RGB or grey.
+    tags : mapping of str to str, optional
+        Kept in the file as text of ASCII, where `read_tags` finds it.
 
     Raises
     ------
@@ -103,11 +109,63 @@ def write_image(path: str | Path, image: Image) -> None:
         raise MediaError(f"{path}: an image of shape {image.shape} cannot be encoded")
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(data.tobytes())
+        part.write_bytes(_with_tags(data.tobytes(), tags or {}))
         publish(part, path)
     except OSError as exc:
         part.unlink(missing_ok=True)
         raise MediaError(f"{path}: cannot be written: {exc.strerror}") from exc
+
+
+def _with_tags(data: bytes, tags: Mapping[str, str]) -> bytes:
+    """A PNG or JPEG with its texts behind its header: chunks ``tEXt``, or comments ``key=text``."""
+    texts = [(key.encode("ascii"), text.encode("ascii", "backslashreplace")) for key, text in tags.items()]
+    if data.startswith(_JPEG):
+        parts = [b"\xff\xfe" + struct.pack(">H", len(key) + len(text) + 3) + key + b"=" + text for key, text in texts]
+        return data[:2] + b"".join(parts) + data[2:]
+    bodies = [b"tEXt" + key + b"\0" + text for key, text in texts]
+    parts = [struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) for body in bodies]
+    return data[:_PNG_HEADER] + b"".join(parts) + data[_PNG_HEADER:]
+
+
+def read_tags(path: str | Path) -> dict[str, str]:
+    """The texts that `write_image` kept in a PNG or JPEG; empty for other images.
+
+    Raises
+    ------
+    MediaError
+        The file is missing, empty, or cut off within its header.
+    """
+    path = Path(path)
+    check_file(path)
+    with reading(path):
+        data = path.read_bytes()
+    if not data.startswith((_PNG, _JPEG)):
+        return {}
+    try:
+        found = list(_png_texts(data) if data.startswith(_PNG) else _jpeg_texts(data))
+    except IndexError as exc:
+        raise MediaError(f"{path}: is an image that was cut off") from exc
+    return {key.decode("latin-1"): text.decode("latin-1") for key, text in found}
+
+
+def _png_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = len(_PNG)
+    while at < len(data):
+        length = _number(data, at, 4, "big")
+        if data[at + 4 : at + 8] == b"tEXt":
+            key, _, text = data[at + 8 : at + 8 + length].partition(b"\0")
+            yield key, text
+        at += 12 + length
+
+
+def _jpeg_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = 2
+    while _number(data, at, 1) == 0xFF and data[at + 1] != 0xDA:  # up to the start of the scan
+        length = _number(data, at + 2, 2, "big")
+        key, found, text = data[at + 4 : at + 2 + length].partition(b"=")
+        if data[at + 1] == 0xFE and found:
+            yield key, text
+        at += 2 + max(2, length)
 
 
 def publish(part: Path, path: Path) -> None:
@@ -198,8 +256,8 @@ def _tiff(data: bytes) -> tuple[int, int]:
 
 
 _PARSERS: tuple[tuple[bytes | tuple[bytes, ...], Callable[[bytes], tuple[int, int]]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", _png),
-    (b"\xff\xd8\xff", _jpeg),
+    (_PNG, _png),
+    (_JPEG, _jpeg),
     (b"BM", _bmp),
     (b"RIFF", _webp),
     ((b"II*\0", b"MM\0*"), _tiff),
