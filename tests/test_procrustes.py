@@ -314,7 +314,7 @@ def test_landmarks_of_the_patch_lie_on_the_targets(man: Person, woman: Person) -
         rows, columns = np.mgrid[: grey.shape[0], : grey.shape[1]]
         seen = np.array([(columns * weights).sum(), (rows * weights).sum()]) / weights.sum()
         (wanted,) = geometry.apply(patch.frame_to_patch, target.landmarks[0, point][None])
-        assert np.linalg.norm(seen - wanted) < 2.0
+        assert np.linalg.norm(seen - wanted) < 2.5  # of a mark of three pixels, rounded to whole ones and enlarged
 
 
 def test_two_sources_mix_by_their_shares(man: Person) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import subprocess
@@ -28,6 +27,7 @@ from facepipe.workspace import (
     read_crops,
     read_faces,
     read_json,
+    read_marker,
     write_faces,
     write_json,
     write_table,
@@ -298,7 +298,7 @@ def test_a_result_is_valid_with_its_key_and_its_files(tmp_path: Path) -> None:
     with Workspace(tmp_path / "RUN") as workspace:
         marker = workspace.root / "stage.json"
         assert workspace.once(marker, "k1", ["result.txt"], work)
-        assert json.loads(marker.read_text()) == {"key": "k1", "files": ["result.txt"], "fact": 5}
+        assert read_marker(marker) == {"key": "k1", "files": ["result.txt"], "fact": 5}
         assert not workspace.once(marker, "k1", ["result.txt"], work)
         assert workspace.once(marker, "k2", ["result.txt"], work)
         (workspace.root / "result.txt").unlink()

@@ -148,13 +148,19 @@ class RayPool(Pool[_Member]):
 
     def _hired(self) -> _Member:
         if self._ear is None:
-            self._ear = self._ray.remote(num_cpus=0)(_Ear).remote()
+            self._ear = self._ray.remote(num_cpus=0, scheduling_strategy=self._here())(_Ear).remote()
         if not any(member.ready for member in self._staff):
             self._waiting_since = time.monotonic()
         threads = max(1, self._cpus // self._most)
         needs = {"num_cpus": min(threads, self._cpus), "num_gpus": min(1.0, self._gpus / self._most)}
         actor = self._ray.remote(runtime_env={"env_vars": self._variables(threads)}, **needs)(_Actor)
         return _Member(actor.remote(self._made, threads, self._ear))
+
+    def _here(self) -> Any:
+        """The driver's own machine, which leaves the cluster only together with it."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
 
     def _variables(self, threads: int) -> dict[str, str]:
         """The environment of an actor: what bits depend on, and the search path but for this Python's own."""
