@@ -22,7 +22,7 @@ __all__ = ["Mark", "payload_of"]
 cv2: Any = _cv2  # its stubs differ from release to release
 
 _LEVEL, _SYNC = 3.5, 6.0  # of the pattern, in units of the face's detail; and how much more the first carrier has
-_MOST = 4.0  # grey levels of detail: an eye hides not all of it
+_MOST = 2.0  # grey levels of detail: more at eyes and lips would make the landmarks of whoever looks shake
 _PEAK = 8.0  # grey levels
 
 
