@@ -347,6 +347,7 @@ def test_wrong_calls(quick_run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.models
+@pytest.mark.slow
 def test_a_clip_too_short_for_32_pictures_is_left_out(quick_run: Any, tmp_path: Path) -> None:
     notes = export_dataset([quick_run.out], tmp_path / "SET", "deepfakebench")
     assert notes[0].endswith(": 16 swapped frames, 32 are needed")
@@ -405,6 +406,7 @@ def test_few_videos_have_no_interval(tmp_path: Path) -> None:
 
 
 @pytest.mark.models
+@pytest.mark.slow
 def test_the_small_detector_learns(tmp_path: Path) -> None:
     drawn_set(tmp_path, videos=5, leak=False)
     (found,) = detect_fakes(tmp_path)

@@ -116,6 +116,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.models
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_a_damaged_file_of_a_run(quick_run: Any, tmp_path: Path, name: str) -> None:
     data, path = (quick_run.out / name).read_bytes(), tmp_path / Path(name).name
@@ -227,6 +228,7 @@ def test_damaged_images(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.models
+@pytest.mark.slow
 def test_damaged_videos(tmp_path: Path, quick_run: Any) -> None:
     data, path = quick_run.target.joinpath("woman.mp4").read_bytes(), tmp_path / "a.mp4"
 

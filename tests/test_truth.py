@@ -211,7 +211,10 @@ def test_off_by_default_and_made_again_where_it_is_missing(
 
 
 @pytest.mark.models
-@pytest.mark.parametrize(("blend", "formula"), [("multiband", blend_multiband), ("poisson", blend_feather)])
+@pytest.mark.parametrize(
+    ("blend", "formula"),
+    [("multiband", blend_multiband), pytest.param("poisson", blend_feather, marks=pytest.mark.slow)],
+)
 def test_another_blend_is_composed_again_by_its_own_formula(
     quick_run: Any, tmp_path: Path, blend: str, formula: Any
 ) -> None:
