@@ -27,6 +27,9 @@ __all__ = ["ClipWriter", "open_writer"]
 
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _THREADS = 4  # fixed, because the bits that x264 makes depend on it and must not depend on the machine
+# x264's macroblock tree reads memory that nobody wrote: with it, the same frames become other bits now and then
+# (set MALLOC_PERTURB_ to see it). Without it a file of the same crf is 15 to 30 % larger, and .4 to .9 dB better.
+_STEADY = "mbtree=0"
 _ROUNDING = Fraction(1, 500)  # seconds: Matroska counts milliseconds
 _SPACE_NUMBERS = {name: number for number, name in SPACES.items()}
 
@@ -113,7 +116,8 @@ class ClipWriter:
 
     def _add_video(self, container: OutputContainer, codec: str, crf: int, preset: str) -> Any:
         name = {"h264": "libx264", "lossless": "libx264rgb"}.get(codec, "ffv1")
-        options = {"crf": str(crf if codec == "h264" else 0), "preset": preset} if name != "ffv1" else {}
+        x264 = {"crf": str(crf if codec == "h264" else 0), "preset": preset, "x264-params": _STEADY}
+        options = x264 if name != "ffv1" else {}
         stream: Any = container.add_stream(name, rate=self._like.rate.limit_denominator(10**6), options=options)
         stream.height, stream.width = self._like.size
         stream.pix_fmt = self._format
