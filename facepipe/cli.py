@@ -5,6 +5,7 @@ Exit codes: 0 all done; 1 some clip failed, or something is missing; 2 the call 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -607,13 +608,17 @@ def verify(
     clips = [clip for file in files for clip in find_clips(file) if clip.kind == "video" or not file.is_dir()]
     if not clips:
         raise UsageError(f"{files[0]}: no video in it")
-    models = _finding_models() if mark is not False else None
+    models = _no_models if mark is False else functools.cache(_finding_models)
     verdicts = [verified(clip.path, models, trust=roots, mark="always" if mark else "lost") for clip in clips]
     if as_json:
         print_json({verdict.path: asdict(verdict) for verdict in verdicts})
     else:
         sys.stdout.writelines(f"{verdict.sentence()}\n" for verdict in verdicts)
     raise typer.Exit(EXIT_CODES[worst(verdicts)])
+
+
+def _no_models() -> None:
+    """For who does not want the mark to be looked for."""
 
 
 def _finding_models() -> Models | None:

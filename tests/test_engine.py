@@ -433,11 +433,14 @@ def test_nothing_to_do_starts_no_process(
     quick_run: Any, quick: Quick, monkeypatch: pytest.MonkeyPatch, contents: Contents
 ) -> None:
     monkeypatch.setattr(processes, "_Worker", lambda *_: pytest.fail("a process was started"))
+    monkeypatch.setattr(running, "RayPool", lambda *_, **__: pytest.fail("a cluster was looked for"))
     before = contents(quick_run.out)
     common = {"source": quick_run.source, "target": quick_run.target, "out": quick_run.out}
-    result = pipeline.run(pipeline.resolve(None, quick, engine={"workers": 8}, **common))
-    assert {outcome.status for outcome in result.outcomes} == {"kept"}
-    assert contents(quick_run.out) == before
+    engines: tuple[dict[str, Any], ...] = ({"workers": 8}, {"kind": "ray"})
+    for engine_config in engines:
+        result = pipeline.run(pipeline.resolve(None, quick, engine=engine_config, **common))
+        assert {outcome.status for outcome in result.outcomes} == {"kept"}
+        assert contents(quick_run.out) == before
 
 
 @pytest.mark.models

@@ -27,6 +27,7 @@ from facepipe.watermark.coding import LENGTH, PAYLOAD_BITS, decode, encode
 from facepipe.watermark.pattern import SIDE, carriers, face_square, pace
 
 Bytes = NDArray[np.uint8]
+Finding = Callable[[], Models]
 PAYLOAD = 0xDEADBEEF
 SIZE = 240, 260
 
@@ -181,8 +182,9 @@ def swapped(tmp_path_factory: pytest.TempPathFactory, cut_clip: Callable[..., Pa
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
-    return load_models(DetectConfig(embedder="none"))
+def models() -> Finding:
+    loaded = load_models(DetectConfig(embedder="none"))
+    return lambda: loaded
 
 
 def anew(clip: Path, out: Path, change: Callable[[Bytes], Bytes], crf: int) -> Path:
@@ -207,7 +209,7 @@ CHANGES: dict[str, Callable[[Bytes], Bytes]] = {
 @pytest.mark.models
 @pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
-def test_it_outlives_what_videos_go_through(swapped: Path, models: Models, tmp_path: Path, change: str) -> None:
+def test_it_outlives_what_videos_go_through(swapped: Path, models: Finding, tmp_path: Path, change: str) -> None:
     label = read_label(swapped)
     assert label is not None
     clip = anew(swapped, tmp_path / "anew.mp4", CHANGES[change], 23)
@@ -250,7 +252,7 @@ def test_the_command_line_finds_it(swapped: Path, tmp_path: Path, clip_path: Cal
 
 @pytest.mark.models
 @pytest.mark.slow
-def test_a_mark_of_another_run_is_told(swapped: Path, models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mark_of_another_run_is_told(swapped: Path, models: Finding, monkeypatch: pytest.MonkeyPatch) -> None:
     from facepipe.watermark import verifying
 
     monkeypatch.setattr(verifying, "read_mark", lambda *_: FoundMark(PAYLOAD, 9.0, 100))
@@ -264,7 +266,7 @@ def nothing(*_: Any) -> None:
 
 @pytest.mark.models
 def test_where_the_credentials_are_intact_the_mark_is_left_alone(
-    quick_run: Any, models: Models, monkeypatch: pytest.MonkeyPatch
+    quick_run: Any, models: Finding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from facepipe.watermark import verifying
 

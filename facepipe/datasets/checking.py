@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from facepipe.datasets.export import FORMATS
-from facepipe.datasets.samples import COUNT, SIDE
+from facepipe.datasets.export import FORMATS, NAME, SHEET
+from facepipe.datasets.films import MASKS, film_path, white
+from facepipe.datasets.samples import COUNT, REAL, SIDE, beside
 from facepipe.errors import FacepipeError, UsageError
 from facepipe.provenance import statement_of
 from facepipe.video import open_clip, read_image, read_metadata
@@ -34,7 +35,7 @@ def check_dataset(dest: str | Path) -> list[str]:
         It is none that `export_dataset` made.
     """
     root = Path(dest)
-    facts = read_json(root / "dataset.json")
+    facts = read_json(root / SHEET)
     if not isinstance(facts, dict) or facts.get("format") not in FORMATS:
         raise UsageError(f"{root}: no data set that `facepipe export --format` made")
     found = list(_mixed_people(facts))
@@ -42,7 +43,7 @@ def check_dataset(dest: str | Path) -> list[str]:
         case "faceforensics":
             found += [*_unlike_films(root, facts), *_wrong_splits(root, facts)]
         case "deepfakebench":
-            found += [*_unlike_films(root / "facepipe", facts), *_wrong_pictures(root)]
+            found += [*_unlike_films(root / NAME, facts), *_wrong_pictures(root)]
         case _:
             found += list(_wrong_shards(root))
     return found
@@ -50,10 +51,15 @@ def check_dataset(dest: str | Path) -> list[str]:
 
 def _mixed_people(facts: Mapping[str, Any]) -> Iterator[str]:
     """Videos that are in two parts, be it as target or as source."""
+    pairs = [((pair["target"], pair["source"]), pair["split"]) for pair in facts["pairs"]]
+    yield from _in_two_parts((one, part) for both, part in pairs for one in both)
+
+
+def _in_two_parts(places: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Of (video, part)."""
     where: dict[str, set[str]] = {}
-    for pair in facts["pairs"]:
-        for one in (pair["target"], pair["source"]):
-            where.setdefault(one, set()).add(pair["split"])
+    for name, part in places:
+        where.setdefault(name, set()).add(part)
     for name, parts in sorted(where.items()):
         if len(parts) > 1:
             yield f"video {name}: its person is in {' and '.join(sorted(parts))}"
@@ -86,11 +92,10 @@ def _seen(path: Path) -> dict[str, Any]:
 def _unlike_films(root: Path, facts: Mapping[str, Any]) -> Iterator[str]:
     """Videos that are missing or cannot be read, or differ from their originals by more than their pictures."""
     for pair in facts["pairs"]:
-        name = f"{pair['target']}_{pair['source']}"
-        masks = root / "manipulated_sequences" / pair["method"] / "masks" / "videos" / f"{name}.mp4"
+        target, more = pair["target"], {"method": pair["method"], "source": pair["source"]}
+        masks = film_path(root, MASKS, target, **more)
         for quality in facts["qualities"]:
-            fake = root / "manipulated_sequences" / pair["method"] / quality / "videos" / f"{name}.mp4"
-            real = root / "original_sequences" / "youtube" / quality / "videos" / f"{pair['target']}.mp4"
+            fake, real = film_path(root, quality, target, **more), film_path(root, quality, target)
             try:
                 seen = [_seen(path) for path in (real, fake)]
                 count = _seen(masks)["frames"]
@@ -130,7 +135,7 @@ def _wrong_pictures(root: Path) -> Iterator[str]:
                 for videos in qualities.values():
                     for video, entry in videos.items():
                         where = f"{path}: {kind}/{part}/{video}"
-                        yield from _wrong_video(root, where, entry, fake=kind != "FF-real")
+                        yield from _wrong_video(root, where, entry, fake=kind != REAL)
 
 
 def _wrong_video(root: Path, where: str, entry: Mapping[str, Any], *, fake: bool) -> Iterator[str]:
@@ -141,11 +146,10 @@ def _wrong_video(root: Path, where: str, entry: Mapping[str, Any], *, fake: bool
         if not name.startswith(".") or name.count("frames") != 1 or not Path(name).stem.isdecimal():
             yield f"{where}: {name}: expected a path from '.', with 'frames' once and a number for a name"
             continue
-        picture = root / name
+        mask_file, points_file = beside(root, name)
         try:
-            image = read_image(picture)
-            mask = read_image(Path(str(picture).replace("frames", "masks")))[..., 0]
-            points = np.load(str(picture).replace("frames", "landmarks").replace(".png", ".npy"), allow_pickle=False)
+            image, mask = read_image(root / name), read_image(mask_file)[..., 0]
+            points = np.load(points_file, allow_pickle=False)
         except (FacepipeError, OSError, ValueError) as exc:
             yield f"{where}: {exc}"
             continue
@@ -166,7 +170,7 @@ def _wrong_sample(where: str, shape: tuple[int, ...], mask: Any, points: Any, *,
 
 
 def _wrong_shards(root: Path) -> Iterator[str]:
-    where: dict[str, set[str]] = {}
+    places: list[tuple[str, str]] = []
     for path in sorted(root.glob("*.tar")):
         part = path.name.partition("-")[0]
         try:
@@ -188,12 +192,9 @@ def _wrong_shards(root: Path) -> Iterator[str]:
             except (KeyError, ValueError, cv2.error) as exc:
                 yield f"{path}: {key}: {exc}"
                 continue
-            for number in facts["video"].split("_"):
-                where.setdefault(number, set()).add(part)
-            binary = ((np.asarray(mask) > 0) * np.uint8(255)).astype(np.uint8)
+            places += [(number, part) for number in facts["video"].split("_")]
+            binary = white(np.asarray(mask) > 0)
             yield from _wrong_sample(
                 f"{path}: {key}", np.asarray(image).shape, binary, points, fake=facts["label"] == 1
             )
-    for number, parts in sorted(where.items()):
-        if len(parts) > 1:
-            yield f"video {number}: in {' and '.join(sorted(parts))}"
+    yield from _in_two_parts(places)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import metrics
+from facepipe.datasets.samples import REAL, beside
 from facepipe.errors import UsageError
 from facepipe.types import Image
 from facepipe.video import read_image
@@ -164,13 +165,13 @@ def _asked_about(root: Path, kinds: dict[str, Any], quality: str, detector: Dete
 
 def _collected(root: Path, kinds: dict[str, Any], quality: str, parts: tuple[str, ...]) -> _Asked:
     pictures, covered, labels, videos = [], [], [], []
-    for kind, name, path in _paths(root, kinds, quality, parts):
-        image = read_image(path)
-        points = np.load(str(path).replace("frames", "landmarks").replace(".png", ".npy"), allow_pickle=False)
+    for kind, video, name in _names(kinds, quality, parts):
+        image = read_image(root / name)
+        points = np.load(beside(root, name)[1], allow_pickle=False)
         pictures.append(image)
         covered.append(_covered(image, points))
-        labels.append(int(kind != "FF-real"))
-        videos.append(f"{kind}/{name}")
+        labels.append(int(kind != REAL))
+        videos.append(f"{kind}/{video}")
     empty = np.empty((0, 1, 1, 3), np.uint8)
     return _Asked(
         np.stack(pictures) if pictures else empty,
@@ -180,11 +181,12 @@ def _collected(root: Path, kinds: dict[str, Any], quality: str, parts: tuple[str
     )
 
 
-def _paths(root: Path, kinds: dict[str, Any], quality: str, parts: tuple[str, ...]) -> Iterator[tuple[str, str, Path]]:
+def _names(kinds: dict[str, Any], quality: str, parts: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """Kind, video and path below the root of each picture."""
     for kind, by_part in kinds.items():
         for part in parts:
-            for name, entry in by_part.get(part, {}).get(quality, {}).items():
-                yield from ((kind, name, root / frame) for frame in entry["frames"])
+            for video, entry in by_part.get(part, {}).get(quality, {}).items():
+                yield from ((kind, video, name) for name in entry["frames"])
 
 
 def _covered(image: Image, points: NDArray[np.int64]) -> Image:

@@ -13,13 +13,16 @@ from facepipe.datasets.samples import write_frames, write_shards
 from facepipe.errors import UsageError
 from facepipe.workspace import read_json, write_json
 
-__all__ = ["FORMATS", "Format", "export_dataset"]
+__all__ = ["FORMATS", "NAME", "SHEET", "Format", "export_dataset"]
 
 Format = Literal["faceforensics", "deepfakebench", "webdataset"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-_NAME = "facepipe"  # of the set in DeepfakeBench's folders
-_SHEET = "dataset.json"
+NAME = "facepipe"
+"""Of the set in DeepfakeBench's folders."""
+
+SHEET = "dataset.json"
+"""What the set is, at its root."""
 
 Progress = Callable[[str, int, int], None]
 """Called with a video's name, how many are done, and how many there are."""
@@ -85,8 +88,8 @@ def export_dataset(
             write_films(plan, Path(films), wanted, told)
             notes = write_shards(plan, Path(films), root, wanted[0], told)
     elif format == "deepfakebench":
-        write_films(plan, root / _NAME, wanted, told)
-        notes = write_frames(plan, root, _NAME, wanted, told)
+        write_films(plan, root / NAME, wanted, told)
+        notes = write_frames(plan, root, NAME, wanted, told)
     else:
         write_films(plan, root, wanted, told)
         (root / "splits").mkdir(exist_ok=True)
@@ -103,7 +106,7 @@ def _pairs(plan: Plan) -> list[dict[str, str]]:
 
 def _begin(root: Path, facts: Mapping[str, Any]) -> None:
     """Make the folder, or see that it is that of the same export."""
-    sheet = root / _SHEET
+    sheet = root / SHEET
     if root.exists() and any(root.iterdir()) and read_json(sheet) != facts:
         raise UsageError(f"{root}: holds something else, or the export of other runs; give a new folder")
     root.mkdir(parents=True, exist_ok=True)

@@ -14,17 +14,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facepipe import __version__, truth
 from facepipe.config import SwapConfig
-from facepipe.datasets.plan import Pair, Plan
+from facepipe.datasets.plan import Pair, Plan, Told
 from facepipe.errors import RunFolderError
 from facepipe.image import blend_feather
 from facepipe.provenance import TAG
@@ -32,42 +33,75 @@ from facepipe.types import Image, VideoInfo
 from facepipe.video import Frame, open_clip, open_writer
 from facepipe.watermark import Mark
 
-__all__ = ["COMPANION", "COMPRESSIONS", "film_path", "tags_of", "write_films"]
+__all__ = [
+    "COMPANION",
+    "COMPRESSIONS",
+    "MASKS",
+    "alpha_of",
+    "encoding",
+    "film_path",
+    "path_of",
+    "tags_of",
+    "white",
+    "write_films",
+]
 
 COMPRESSIONS: Mapping[str, int | None] = {"raw": None, "c23": 23, "c40": 40}
 """Names of the qualities, and crf of libx264; None is lossless."""
+
+MASKS = "masks"
+"""What lies beside the qualities of the fakes: where anything was changed."""
 
 COMPANION = 0
 """What the mark of an original says: not swapped."""
 
 _PRESET = "medium"
 _LIKE_SWAP = {name: SwapConfig.model_fields[name].get_default() for name in ("codec", "crf", "preset")}
-
-Told = Callable[[str], None]
-"""Called with the name of each video that is done."""
+_STRENGTH = SwapConfig.model_fields["mark"].get_default()
 
 
-def film_path(root: Path, pair: Pair, *, fake: bool, quality: str) -> Path:
-    """Where a video of the pair lies below the data set's root."""
-    if fake:
-        return root / "manipulated_sequences" / pair.method / quality / "videos" / f"{pair.name}.mp4"
-    return root / "original_sequences" / "youtube" / quality / "videos" / f"{pair.target}.mp4"
+def film_path(root: Path, quality: str, target: str, *, method: str = "", source: str = "") -> Path:
+    """Where a video lies below the data set's root: an original, or with a method and a source the fake."""
+    if method:
+        return root / "manipulated_sequences" / method / quality / "videos" / f"{target}_{source}.mp4"
+    return root / "original_sequences" / "youtube" / quality / "videos" / f"{target}.mp4"
+
+
+def path_of(pair: Pair, root: Path, quality: str, *, fake: bool) -> Path:
+    """Where the pair's original or its fake lies; for the quality ``masks`` what was changed in the fake."""
+    more = {"method": pair.method, "source": pair.source} if fake else {}
+    return film_path(root, quality, pair.target, **more)
+
+
+def encoding(quality: str) -> dict[str, Any]:
+    """How videos of a quality are written: keywords of `facepipe.video.open_writer`."""
+    crf = COMPRESSIONS[quality]
+    return {"codec": "lossless"} if crf is None else {"crf": crf, "preset": _PRESET}
+
+
+def alpha_of(mask: Frame) -> NDArray[np.float32]:
+    """(H, W) how much of each pixel was replaced, of a frame of a swap's masks."""
+    return np.asarray(mask.image[..., 0].astype(np.float32) / np.float32(255))
+
+
+def white(where: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A mask as a picture: 255 where it is true, 0 elsewhere."""
+    return np.where(where, np.uint8(255), np.uint8(0))
 
 
 def write_films(plan: Plan, root: Path, qualities: Sequence[str], told: Told) -> None:
     """Write all videos that are not there yet; see the module."""
-    for pair in plan.originals():
-        _write(pair, root, qualities, fake=False)
-        told(pair.target)
-    for pair in plan.pairs:
-        _write(pair, root, qualities, fake=True)
-        _write_mask(pair, root / "manipulated_sequences" / pair.method / "masks" / "videos" / f"{pair.name}.mp4")
-        _link_truth(pair, root / "manipulated_sequences" / pair.method / "blend" / pair.name)
-        told(pair.name)
+    for pair, fake in plan.films():
+        _write(pair, root, qualities, fake=fake)
+        if fake:
+            _write_mask(pair, path_of(pair, root, MASKS, fake=True))
+            _link_truth(pair, root / "manipulated_sequences" / pair.method / "blend" / pair.name)
+        told(pair.name if fake else pair.target)
 
 
 def _write(pair: Pair, root: Path, qualities: Sequence[str], *, fake: bool) -> None:
-    missing = [q for q in qualities if not film_path(root, pair, fake=fake, quality=q).exists()]
+    paths = {quality: path_of(pair, root, quality, fake=fake) for quality in qualities}
+    missing = {quality: path for quality, path in paths.items() if not path.exists()}
     if not missing:
         return
     with open_clip(pair.swapped.video) as reader:
@@ -75,12 +109,10 @@ def _write(pair: Pair, root: Path, qualities: Sequence[str], *, fake: bool) -> N
     with TemporaryDirectory() as folder, ExitStack() as stack:
         frames = _pictures(pair.swapped.video) if fake else _companion(pair, like, Path(folder) / "once.mp4")
         writers = []
-        for quality in missing:
-            path = film_path(root, pair, fake=fake, quality=quality)
+        for quality, path in missing.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            crf = COMPRESSIONS[quality]
-            how: dict[str, Any] = {"codec": "lossless"} if crf is None else {"crf": crf, "preset": _PRESET}
-            writers.append(stack.enter_context(open_writer(path, like, metadata=tags_of(pair, fake=fake), **how)))
+            tags = tags_of(pair, fake=fake)
+            writers.append(stack.enter_context(open_writer(path, like, metadata=tags, **encoding(quality))))
         for image, pts in frames:
             for writer in writers:
                 writer.write(image, pts)
@@ -107,29 +139,24 @@ def _pictures(path: Path) -> Iterator[tuple[Image, int]]:
 def _companion(pair: Pair, like: VideoInfo, once: Path) -> Iterator[tuple[Image, int]]:
     """The original's pictures after the same history as the swapped ones; see the module."""
     how = {name: pair.settings.get(name, value) for name, value in _LIKE_SWAP.items()}
-    with open_clip(pair.swapped.video) as swapped:
-        times = [frame.pts for frame in swapped]
-    with open_writer(once, like, **how) as writer, pair.clip.open() as reader, open_clip(pair.swapped.mask) as masks:
-        for pts, image in zip(times, _marked(pair, reader, masks), strict=True):
-            writer.write(image, pts)
+    mark = Mark(COMPANION, float(like.rate), float(pair.settings.get("mark", _STRENGTH)))
+    with (
+        open_clip(pair.swapped.video) as swapped,
+        open_clip(pair.swapped.mask) as masks,
+        pair.clip.open() as reader,
+        open_writer(once, like, **how) as writer,
+    ):
+        for frame, mask, other in zip(reader, masks, swapped, strict=True):
+            writer.write(_marked(pair, mark, frame, mask), other.pts)
     yield from _pictures(once)
 
 
-def _marked(pair: Pair, frames: Iterable[Frame], masks: Iterable[Frame]) -> Iterator[Image]:
-    faces = pair.clip.faces
-    row_of = {(int(f), int(n)): row for row, (f, n) in enumerate(zip(faces.frame, faces.face, strict=True))}
-    strength = float(pair.settings.get("mark", 1.0))
-    with open_clip(pair.swapped.video) as swapped:
-        rate = float(swapped.info.rate)
-    mark = Mark(COMPANION, rate, strength)
-    for frame, mask in zip(frames, masks, strict=True):
-        face = int(pair.swapped.face[frame.index])
-        if face < 0 or not strength:
-            yield frame.image
-            continue
-        alpha = mask.image[..., 0].astype(np.float32) / np.float32(255)
-        landmarks = faces.landmarks[row_of[frame.index, face]]
-        yield blend_feather(mark.into(frame.image, alpha, landmarks, float(frame.time)), frame.image, alpha)
+def _marked(pair: Pair, mark: Mark, frame: Frame, mask: Frame) -> Image:
+    if pair.swapped.face[frame.index] < 0 or not mark.strength:
+        return frame.image
+    alpha = alpha_of(mask)
+    marked = mark.into(frame.image, alpha, pair.landmarks(frame.index), float(frame.time))
+    return blend_feather(marked, frame.image, alpha)
 
 
 def _write_mask(pair: Pair, path: Path) -> None:
@@ -143,7 +170,7 @@ def _write_mask(pair: Pair, path: Path) -> None:
         open_writer(path, film.info, codec="lossless", metadata=tags_of(pair, fake=True)) as writer,
     ):
         for mask, frame in zip(masks, film, strict=True):
-            writer.write(((mask.image > 0) * np.uint8(255)).astype(np.uint8), frame.pts)
+            writer.write(white(mask.image > 0), frame.pts)
 
 
 def _link_truth(pair: Pair, folder: Path) -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from facepipe.errors import RunFolderError, UsageError
 from facepipe.results import ClipResults, RunResults, Swapped
 
-__all__ = ["SPLITS", "Pair", "Plan", "Split", "plan_of"]
+__all__ = ["SPLITS", "Pair", "Plan", "Split", "Told", "plan_of"]
 
 Split = Literal["train", "val", "test"]
 SPLITS: Mapping[Split, float] = {"train": 0.72, "test": 0.14, "val": 0.14}
 """Parts of the pairs, as FaceForensics++ has them (720, 140 and 140 of 1000)."""
+
+Told = Callable[[str], None]
+"""Called with the name of each video that is done."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,16 @@ class Pair:
         """How it was swapped, as far as its run still knows."""
         return dict(self.clip.run.settings.get("swap", {}))
 
+    @cached_property
+    def _rows(self) -> dict[tuple[int, int], int]:
+        """Row of each face in the clip's table, by frame and number."""
+        faces = self.clip.faces
+        return {key: row for row, key in enumerate(zip(faces.frame.tolist(), faces.face.tolist(), strict=True))}
+
+    def landmarks(self, frame: int) -> NDArray[Any]:
+        """Landmarks of the face that was replaced in a frame, in pixels of the frame."""
+        return np.asarray(self.clip.faces.landmarks[self._rows[frame, int(self.swapped.face[frame])]])
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,6 +87,10 @@ class Plan:
     def originals(self) -> list[Pair]:
         """One pair for each video that was swapped, in the order of numbers."""
         return list({pair.target: pair for pair in sorted(self.pairs, key=lambda one: one.name)}.values())
+
+    def films(self) -> list[tuple[Pair, bool]]:
+        """All videos, as a pair and whether its fake is meant: the originals first."""
+        return [*((pair, False) for pair in self.originals()), *((pair, True) for pair in self.pairs)]
 
     def splits(self) -> dict[Split, list[tuple[str, str]]]:
         """(target, source) of each part."""

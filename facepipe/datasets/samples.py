@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe import geometry
-from facepipe.datasets.films import film_path, tags_of
-from facepipe.datasets.plan import SPLITS, Pair, Plan
+from facepipe.datasets.films import alpha_of, path_of, tags_of, white
+from facepipe.datasets.plan import SPLITS, Pair, Plan, Told
 from facepipe.image import warp
 from facepipe.types import Image, evenly_spaced
 from facepipe.video import open_clip, write_image
@@ -29,14 +29,19 @@ from facepipe.workspace import atomic_path, write_json
 
 __all__ = [
     "COUNT",
+    "REAL",
     "SIDE",
     "NotEnoughFacesError",
     "Sample",
+    "beside",
     "crop_matrix",
     "samples_of",
     "write_frames",
     "write_shards",
 ]
+
+REAL = "FF-real"
+"""Name of the originals in DeepfakeBench's JSON."""
 
 COUNT, SIDE = 32, 256
 """Frames of a video, and side of a picture in pixels."""
@@ -45,8 +50,6 @@ _SCALE = 1.3
 _TEMPLATE = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041))
 _POINTS = [37, 44, 30, 49, 55]  # of the 68: an upper lid of each eye, the nose, beside the corners of the mouth
 _SHARD = 512  # samples
-
-Told = Callable[[str], None]
 
 
 class NotEnoughFacesError(Exception):
@@ -89,15 +92,13 @@ def samples_of(pair: Pair, film: Path, *, fake: bool) -> Iterator[Sample]:
     if len(there) < COUNT:
         raise NotEnoughFacesError(f"{pair.name}: {len(there)} swapped frames, {COUNT} are needed")
     chosen = {int(frame) for frame in there[evenly_spaced(len(there), COUNT)]}
-    faces = pair.clip.faces
-    row_of = {(int(f), int(n)): row for row, (f, n) in enumerate(zip(faces.frame, faces.face, strict=True))}
     with open_clip(film, stop=max(chosen) + 1) as frames, open_clip(pair.swapped.mask, stop=max(chosen) + 1) as masks:
         for frame, mask in zip(frames, masks, strict=True):
             if frame.index not in chosen:
                 continue
-            landmarks = faces.landmarks[row_of[frame.index, int(pair.swapped.face[frame.index])]]
+            landmarks = pair.landmarks(frame.index)
             matrix = crop_matrix(landmarks)
-            alpha = mask.image[..., 0].astype(np.float32) / np.float32(255) * fake
+            alpha = alpha_of(mask) * fake
             yield Sample(
                 frame.index,
                 warp(frame.image, matrix, (SIDE, SIDE)),
@@ -115,12 +116,12 @@ def write_frames(plan: Plan, root: Path, name: str, qualities: Sequence[str], to
     list of str
         What was left out, a line each.
     """
-    real, notes = "FF-real", list[str]()
+    notes: list[str] = []
     known: dict[str, Any] = {}
-    for pair, fake in [*((one, False) for one in plan.originals()), *((one, True) for one in plan.pairs)]:
-        kind = pair.method if fake else real
+    for pair, fake in plan.films():
+        kind = pair.method if fake else REAL
         for quality in qualities:
-            film = film_path(root / name, pair, fake=fake, quality=quality)
+            film = path_of(pair, root / name, quality, fake=fake)
             try:
                 paths = _write_pictures(pair, film, fake=fake)
             except NotEnoughFacesError as exc:
@@ -137,19 +138,26 @@ def write_frames(plan: Plan, root: Path, name: str, qualities: Sequence[str], to
 
 def _write_pictures(pair: Pair, film: Path, *, fake: bool) -> list[Path]:
     """Paths of the pictures of a video; nothing is done where all of them are there."""
-    folders = [film.parent.parent / kind / film.stem for kind in ("frames", "landmarks", "masks")]
-    done = folders[0] / ".done"
+    quality = film.parents[1]
+    folder = quality / "frames" / film.stem
+    done = folder / ".done"
     if not done.exists():
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
         for sample in samples_of(pair, film, fake=fake):
-            stem = f"{sample.frame:03d}"
-            write_image(folders[0] / f"{stem}.png", sample.image, tags=tags_of(pair, fake=fake))
-            write_image(folders[2] / f"{stem}.png", ((sample.alpha > 0.5) * np.uint8(255)).astype(np.uint8))
-            with atomic_path(folders[1] / f"{stem}.npy") as part, part.open("wb") as file:
+            name = f"frames/{film.stem}/{sample.frame:03d}.png"
+            picture, (mask, points) = quality / name, beside(quality, name)
+            for path in (picture, mask, points):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_image(picture, sample.image, tags=tags_of(pair, fake=fake))
+            write_image(mask, white(sample.alpha > 0.5))
+            with atomic_path(points) as part, part.open("wb") as file:
                 np.save(file, sample.landmarks)
         done.touch()
-    return sorted(folders[0].glob("*.png"), key=lambda path: int(path.stem))
+    return sorted(folder.glob("*.png"), key=lambda path: int(path.stem))
+
+
+def beside(root: Path, name: str) -> tuple[Path, Path]:
+    """The mask and the landmarks of the picture `name`, a path below `root` that holds ``frames`` once."""
+    return root / name.replace("frames", "masks"), root / name.replace("frames", "landmarks").replace(".png", ".npy")
 
 
 def write_shards(plan: Plan, films: Path, root: Path, quality: str, told: Told) -> list[str]:
@@ -161,10 +169,9 @@ def write_shards(plan: Plan, films: Path, root: Path, quality: str, told: Told) 
     root.mkdir(parents=True, exist_ok=True)
     notes: list[str] = []
     for part in SPLITS:
-        originals = [(pair, False) for pair in plan.originals() if pair.split == part]
         shards = _Shards(root, part)
-        for pair, fake in [*originals, *((pair, True) for pair in plan.pairs if pair.split == part)]:
-            film = film_path(films, pair, fake=fake, quality=quality)
+        for pair, fake in [(pair, fake) for pair, fake in plan.films() if pair.split == part]:
+            film = path_of(pair, films, quality, fake=fake)
             facts = {
                 "label": int(fake),
                 "video": film.stem,

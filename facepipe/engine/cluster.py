@@ -111,7 +111,7 @@ class RayPool(Pool[_Member]):
         See `Pool`.
     address : str, optional
         Of the cluster: ``auto``, ``host:port`` or ``ray://host:port``. Without one that of ``RAY_ADDRESS``, or else a
-        cluster that is started on this machine and ended by `close`.
+        cluster that is started on this machine and ended by `leave`.
 
     Raises
     ------

@@ -70,12 +70,11 @@ class Worker:
         return self._run.answer(unit, shared)
 
 
-def _pool_of(config: EngineConfig, make: Callable[[Tell], Do]) -> Pool[Any] | None:
-    """Who does the work; None for the calling process."""
+def _pool_of(config: EngineConfig, make: Callable[[Tell], Do]) -> Pool[Any]:
+    """Who does the work, where it is not the calling process."""
     if config.kind == "ray":
         return RayPool(config.workers, make, address=config.address)
-    workers = config.workers or 1
-    return LocalPool(workers, make) if workers > 1 else None
+    return LocalPool(config.workers or 1, make)
 
 
 class Run:
@@ -96,7 +95,9 @@ class Run:
         self.swapping = Swapping(self.context, self.faces, self.training)
         self.scoring = Scoring(self.context, self.faces, self.training, self.swapping, self._each)
         self._config, self._workspace = config, workspace
-        self._pool = _pool_of(config.engine, partial(Worker, config, workspace.root, clips))
+        self._alone = config.engine.kind == "local" and (config.engine.workers or 1) == 1
+        self._make = partial(Worker, config, workspace.root, clips)
+        self._pool: Pool[Any] | None = None  # made when there is something to do
 
     def up_to(self, stage: Stage) -> Result:
         """Bring all up to date up to a stage."""
@@ -167,11 +168,15 @@ class Run:
 
     def _outcomes(self, units: list[Unit]) -> Iterator[Outcome | None]:
         """What becomes of each unit, one after the other; None where another process is at it."""
-        if self._pool is None:
+        if self._alone:
             yield from map(self.do, units)
             return
         kept = [self._is_kept(unit) for unit in units]  # no process is started for what is done
         todo = [unit for unit, there in zip(units, kept, strict=True) if not there]
+        if not todo:
+            yield from map(self.do, units)
+            return
+        self._pool = self._pool or _pool_of(self._config.engine, self._make)
         shared = Shared(self.context.keys.copy(), self.scoring.common)
         costs = [_bytes_of(unit.clip) for unit in todo]
         with closing(self._pool.each(todo, shared, self.context.progress, costs=costs)) as replies:

@@ -148,14 +148,21 @@ def read_tags(path: str | Path) -> dict[str, str]:
     return {key.decode("latin-1"): text.decode("latin-1") for key, text in found}
 
 
-def _png_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and content of each chunk; IndexError for one that is longer than the file."""
     at = len(_PNG)
     while at < len(data):
-        length = _number(data, at, 4, "big")
-        if data[at + 4 : at + 8] == b"tEXt":
-            key, _, text = data[at + 8 : at + 8 + length].partition(b"\0")
+        start, at = at + 8, at + 12 + _number(data, at, 4, "big")
+        if at > len(data):
+            raise IndexError(at)
+        yield data[start - 4 : start], data[start : at - 4]
+
+
+def _png_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for kind, content in _png_chunks(data):
+        if kind == b"tEXt":
+            key, _, text = content.partition(b"\0")
             yield key, text
-        at += 12 + length
 
 
 def _jpeg_texts(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -204,11 +211,8 @@ def _number(data: bytes, at: int, length: int, order: str = "little") -> int:
 
 
 def _png(data: bytes) -> tuple[int, int]:
-    at = 8
-    while at < len(data):  # a chunk longer than the file would be allocated before anyone looks
-        at += 12 + _number(data, at, 4, "big")
-        if at > len(data):
-            raise IndexError(at)
+    for _ in _png_chunks(data):  # one longer than the file would be allocated before anyone looks
+        pass
     return _number(data, 20, 4, "big"), _number(data, 16, 4, "big")
 
 

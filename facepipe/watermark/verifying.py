@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,11 @@ __all__ = ["verify"]
 
 
 def verify(
-    path: Path, models: Models | None, *, trust: bytes | None = None, mark: Literal["always", "lost"] = "lost"
+    path: Path,
+    models: Callable[[], Models | None],
+    *,
+    trust: bytes | None = None,
+    mark: Literal["always", "lost"] = "lost",
 ) -> Verdict:
     """Read a video's label, and the mark in its pictures.
 
@@ -23,8 +28,8 @@ def verify(
     ----------
     path : Path
         The video.
-    models : Models or None
-        Detector and landmarker that find the faces; without them the mark is not looked for.
+    models : callable
+        Gives detector and landmarker, where faces have to be found; with None the mark is not looked for.
     trust : bytes, optional
         See `facepipe.provenance.check`.
     mark : {"always", "lost"}
@@ -36,10 +41,13 @@ def verify(
         With a mark a file without a label is ``marked``.
     """
     verdict = check(path, trust=trust)
-    if models is None or verdict.status == "unreadable" or (mark == "lost" and verdict.status == "intact"):
+    if verdict.status == "unreadable" or (mark == "lost" and verdict.status == "intact"):
+        return verdict
+    finding = models()
+    if finding is None:
         return verdict
     try:
-        found = read_mark(path, models)
+        found = read_mark(path, finding)
     except MediaError:  # cut off: what the label says stands
         return verdict
     if found is None:

@@ -17,14 +17,13 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; read when torch is loaded
 
 import facepipe
 from facepipe import weights
 from facepipe.datasets import export_dataset
-from facepipe.datasets.films import COMPRESSIONS
+from facepipe.datasets.films import COMPRESSIONS, encoding
 from facepipe.demo import CLIPS
 from facepipe.video import open_clip, open_writer
 
@@ -34,10 +33,9 @@ def transcoded(clips: list[Path], out: Path) -> None:
     for number, clip in enumerate(clips):
         with open_clip(clip) as reader, ExitStack() as stack:
             writers = []
-            for quality, crf in COMPRESSIONS.items():
-                how: dict[str, Any] = {"codec": "lossless"} if crf is None else {"crf": crf, "preset": "medium"}
+            for quality in COMPRESSIONS:
                 path = out / f"{number}-{quality}.mp4"
-                writers.append(stack.enter_context(open_writer(path, reader.info, **how)))
+                writers.append(stack.enter_context(open_writer(path, reader.info, **encoding(quality))))
             for frame in reader:
                 for writer in writers:
                     writer.write(frame.image, frame.pts)
