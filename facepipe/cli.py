@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import json
 import os
 import sys
@@ -19,7 +20,7 @@ import typer
 from rich.console import Console
 
 from facepipe import __version__
-from facepipe.errors import FacepipeError, UsageError, WeightsMissingError
+from facepipe.errors import FacepipeError, UsageError, WeightsMissingError, one_line
 
 if TYPE_CHECKING:
     from facepipe.finder import Models
@@ -143,8 +144,6 @@ def _stage(
 
 def _report(result: Any, *, as_json: bool, quiet: bool, told: bool = False) -> None:
     """Print a result; `told` when standard error has heard of it."""
-    from rich.text import Text
-
     from facepipe.console import outcome_table, scores_table, stage_table
 
     if as_json:
@@ -160,7 +159,7 @@ def _report(result: Any, *, as_json: bool, quiet: bool, told: bool = False) -> N
             _stderr.print(outcome_table(result))
             _stderr.print(stage_table(result))
         for warning in () if told else result.warnings:
-            _stderr.print(Text.assemble(("note", "yellow"), f" {warning}"), soft_wrap=True)
+            _note(warning)
         if result.scores:
             _stdout.print(scores_table(result.scores))
         if result.report is not None:
@@ -174,6 +173,13 @@ def _report(result: Any, *, as_json: bool, quiet: bool, told: bool = False) -> N
 def print_json(data: Any) -> None:
     """One JSON object on standard output."""
     sys.stdout.write(json.dumps(data, indent=2, default=str, allow_nan=False) + "\n")
+
+
+def _note(text: str) -> None:
+    """A remark on standard error; what looks like markup in it, as names of files may, is text."""
+    from rich.text import Text
+
+    _stderr.print(Text.assemble(("note", "yellow"), f" {one_line(text)}"), soft_wrap=True)
 
 
 def _fail(message: str) -> None:
@@ -293,7 +299,7 @@ def score(
         return
     _stdout.print(folder_table(scores))
     for note in scores.notes:
-        _stderr.print(f"[yellow]note[/] {note}", highlight=False)
+        _note(note)
 
 
 @app.command()
@@ -349,7 +355,7 @@ def compare(
     else:
         _stdout.print(comparison_table(comparison))
         for note in comparison.notes:
-            _stderr.print(f"[yellow]note[/] {note}", highlight=False, markup=True)
+            _note(note)
     if out is not None or not plain:
         with FrameProgress(_stderr, quiet=quiet or plain) as progress:
             page = write_comparison(comparison, out or Path("comparison.html"), progress=progress)
@@ -762,6 +768,8 @@ def main(arguments: list[str] | None = None) -> None:
     # this when they are imported, which is later; our matrices are too small for threads of OpenBLAS to help.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     call: Callable[..., Any] = app
     try:
         call(args=arguments)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from facepipe.errors import ConfigError
 
@@ -41,10 +41,22 @@ __all__ = [
 ]
 
 
+_LONGEST = 200  # characters of a wrong value that an error shows
+
+
 class _Section(BaseModel):
     """A group of settings: immutable, no unknown keys, every field documented."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _no_nul(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("no path has a NUL in it")
+    return path
+
+
+_Path = Annotated[Path, AfterValidator(_no_nul)]
 
 
 class LimitsConfig(_Section):
@@ -108,9 +120,9 @@ class SwapConfig(_Section):
     method: Literal["procrustes", "eigenface", "gan"] = "procrustes"
     """procrustes: the source face nearest in pose and expression, warped; needs no training. eigenface: components of
     the source's face, driven by the target's landmarks; seconds. gan: a net trained on both; minutes to hours."""
-    source_person: Path | None = None
+    source_person: _Path | None = None
     """A picture of the source person; by default the person with most frames."""
-    target_person: Path | None = None
+    target_person: _Path | None = None
     """A picture of the person to be replaced; by default the person with most frames."""
     person_similarity: Annotated[float, Field(gt=-1, lt=1)] = 0.4
     """Cosine similarity (irv1) above which two faces count as one person."""
@@ -166,6 +178,8 @@ class SelectConfig(_Section):
     Each is ``[least, greatest]``, e.g. ``sharpness = [6, inf]``. How many faces each rule drops is reported. The
     measures are those of ``facepipe faces --sort``, which shows what a range would leave.
     """
+
+    model_config = ConfigDict(allow_inf_nan=True)  # a rule without an end
 
     yaw: Range | None = None
     """Degrees to the side."""
@@ -302,7 +316,7 @@ class TrainConfig(_Section):
     """Faces of each person a step, over all devices."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Of AdamW; the discriminators have the same."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.99)
     """Decay of AdamW's first and second moments; the discriminators' first is 0.5."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Decoupled, as in AdamW."""
@@ -335,6 +349,15 @@ class TrainConfig(_Section):
     loss: LossWeights = LossWeights()
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
+
+    @field_validator("architecture")
+    @classmethod
+    def _is_flat(cls, architecture: dict[str, Any]) -> dict[str, Any]:
+        for name, value in architecture.items():
+            items = value if isinstance(value, list | tuple) else [value]
+            if not all(isinstance(item, bool | int | float | str) for item in items):
+                raise ValueError(f"{name}: expected a number, a word, true, false, or numbers in brackets")
+        return architecture
 
 
 ProtocolName = Literal["facepipe", "ffpp-10", "pose-degrees", "pose-logits"]
@@ -429,9 +452,9 @@ class LedgerConfig(_Section):
 class CredentialsConfig(_Section):
     """Who signs the content credentials of swapped videos; without, a certificate made on first use."""
 
-    certificate: Path | None = None
+    certificate: _Path | None = None
     """Certificate chain in PEM, the signer's certificate first."""
-    key: Path | None = None
+    key: _Path | None = None
     """Its private key in PEM, without a password."""
     timestamps: str | None = None
     """Address of a time-stamp authority (RFC 3161); without, signing needs no network, and nobody vouches for the
@@ -441,15 +464,15 @@ class CredentialsConfig(_Section):
 class Config(_Section):
     """A whole run."""
 
-    source: Path | None = None
+    source: _Path | None = None
     """Folder of clips (or one clip) that give the identity."""
-    target: Path | None = None
+    target: _Path | None = None
     """Folder of clips (or one clip) whose faces are replaced."""
-    out: Path | None = None
+    out: _Path | None = None
     """The run folder."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of everything random."""
     limits: LimitsConfig = LimitsConfig()
     detect: DetectConfig = DetectConfig()
@@ -495,7 +518,7 @@ def load(path: Path, overrides: Iterable[str] = ()) -> Config:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # not only TOMLDecodeError: numbers of 5000 digits, deep nesting
         raise ConfigError(f"{path}: not a TOML file: {exc}") from exc
     return build(data, overrides, origin=str(path))
 
@@ -506,12 +529,16 @@ def to_toml(config: Config) -> str:
 
 
 def _table(data: dict[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"{key} = {_value(value)}" for key, value in data.items() if not isinstance(value, dict)]
+    lines = [f"{_key(key)} = {_value(value)}" for key, value in data.items() if not isinstance(value, dict)]
     for key, value in data.items():
         if isinstance(value, dict) and value:
             name = (*path, key)
-            lines += ["", f"[{'.'.join(name)}]", *_table(value, name)]
+            lines += ["", f"[{'.'.join(map(_key, name))}]", *_table(value, name)]
     return lines
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _value(name)
 
 
 def _value(value: Any) -> str:
@@ -519,6 +546,8 @@ def _value(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str):
         # Basic strings of TOML: the escapes of JSON, except that DEL is escaped as well.
+        if not value.isascii() and value.encode("utf-8", "ignore").decode() != value:
+            raise ConfigError(f"{value!r}: is no Unicode text, and TOML holds no other; rename the file or folder")
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
     if isinstance(value, list):
@@ -529,9 +558,10 @@ def _value(value: Any) -> str:
 def _parse(text: str) -> Any:
     """A TOML value, or the text itself when it is not one (so that strings need no quotes)."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
         return text
+    return parsed["value"] if len(parsed) == 1 else text
 
 
 def _explain(exc: ValidationError, origin: str) -> str:
@@ -543,7 +573,15 @@ def _explain(exc: ValidationError, origin: str) -> str:
         near = difflib.get_close_matches(dotted, _known_keys(Config), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"{origin}: unknown key {dotted!r}{hint}{more}"
-    return f"{origin}: {dotted} = {error['input']!r}: {error['msg']}{more}"
+    return f"{origin}: {dotted} = {_short(error['input'])}: {error['msg']}{more}"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python shows no numbers of more than 4300 digits
+        return "a number too long to be shown"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:

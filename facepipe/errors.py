@@ -26,6 +26,8 @@ caught as that. A message is one line: the file, the reason, the way out.
 
 from __future__ import annotations
 
+import unicodedata
+
 __all__ = [
     "CheckpointError",
     "ClipsFailedError",
@@ -44,13 +46,26 @@ __all__ = [
     "WeightsError",
     "WeightsHashError",
     "WeightsMissingError",
+    "one_line",
 ]
+
+
+_UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
+"""Control characters, ends of lines, bytes that are no text: names of files may have them, messages may not."""
+
+
+def one_line(text: str) -> str:
+    """A text that one line shows as it is: what would end the line, or is not seen, is written as in Python."""
+    return "".join(c if unicodedata.category(c) not in _UNSEEN else ascii(c)[1:-1] for c in text)
 
 
 class FacepipeError(Exception):
     """Base of all errors raised on purpose; `exit_code` is what the CLI ends with."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(FacepipeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -12,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from facepipe.config import LimitsConfig
 from facepipe.errors import FacepipeError, MediaError, RunFolderError, UsageError
 from facepipe.provenance import read_label
+from facepipe.stored import DAMAGED, read_table
 from facepipe.types import Faces, Flag, Side
 from facepipe.video import ClipReader, Limits, find_clips, open_clip
 from facepipe.workspace import Workspace, read_crops, read_faces, read_json, read_marker
@@ -24,6 +26,8 @@ from facepipe.workspace import Workspace, read_crops, read_faces, read_json, rea
 __all__ = ["ClipResults", "RunResults", "Swapped", "flag_names"]
 
 _PARTS = "to_source_", "to_target_"
+_NUMBERS = pa.types.is_floating, pa.types.is_integer, pa.types.is_boolean
+_MOST_FRAMES = 2**27  # a month at 50 frames a second
 
 
 @dataclass(frozen=True)
@@ -123,16 +127,19 @@ class ClipResults:
     def swapped(self) -> Swapped | None:
         """The swapped video, or None where there is none yet."""
         folder = self.run.root / "swapped"
-        state = read_marker(folder / f"{self.name}.json") if self.side == "target" else {}
+        marker = folder / f"{self.name}.json"
+        state = read_marker(marker) if self.side == "target" else {}
         if not state:
             return None
-        video, mask = (folder / name for name in state["files"][:2])
+        with _reading(marker):
+            video, mask = (folder / name for name in state["files"][:2])
+            label = {str(key): str(value) for key, value in state.get("label", {}).items()}
         if not (video.exists() and mask.exists()):
             return None
         columns = _read_columns(folder / f"{self.name}.parquet", ["swapped", "face"])
         face = np.where(columns["swapped"].astype(bool), columns["face"], -1).astype(np.int64)
         method = str((read_label(video) or {}).get("method", ""))
-        return Swapped(video, mask, face, dict(state.get("label", {})), method)
+        return Swapped(video, mask, face, label, method)
 
     @property
     def sources(self) -> list[tuple[int, int, int]]:
@@ -152,8 +159,8 @@ class ClipResults:
         path = self.run.root / "scores.parquet"
         swap = self.run.root / "swapped" / f"{self.name}.json"
         known, made = read_marker(self.run.root / "score.json"), read_marker(swap)
-        if known and made:
-            return path.exists() and known["swaps"].get(self.name) == made["key"]
+        if made and isinstance(known.get("swaps"), dict):
+            return path.exists() and known["swaps"].get(self.name) == made.get("key")
         # Scores of some clips alone have no marker.
         return path.exists() and swap.exists() and path.stat().st_mtime >= swap.stat().st_mtime
 
@@ -165,14 +172,14 @@ class ClipResults:
         if not self.scored:
             return {}
         path = self.run.root / "scores.parquet"
-        (clip,) = _read_columns(path, ["clip"]).values()
-        rows = np.flatnonzero(clip == self.name)
-        table = pq.read_table(path).take(rows)
-        columns = {
-            field.name: np.array(table[field.name].cast(pa.float64(), safe=False).to_numpy(), np.float64)
-            for field in table.schema
-            if pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
-        }
+        with _reading(path):
+            table = read_table(path)
+            table = table.take(np.flatnonzero(table["clip"].to_numpy() == self.name))
+            columns = {
+                field.name: np.array(table[field.name].cast(pa.float64(), safe=False).to_numpy(), np.float64)
+                for field in table.schema
+                if any(is_kind(field.type) for is_kind in _NUMBERS)
+            }
         order = np.argsort(columns["frame"], kind="stable") if "frame" in columns else slice(None)
         return {name: values[order] for name, values in columns.items()}
 
@@ -259,8 +266,11 @@ class RunResults:
     @property
     def limits(self) -> Limits:
         """How large the run allowed its clips to be."""
-        known = self.settings.get("limits", {})
-        return Limits(**{name: known[name] for name in ("max_pixels", "max_frames") if name in known})
+        try:
+            known = LimitsConfig.model_validate(self.settings.get("limits", {}))
+        except ValueError:  # of another facepipe
+            return Limits()
+        return Limits(known.max_pixels, known.max_frames)
 
     def clips(self, side: Side) -> list[ClipResults]:
         """The clips of one side that faces were looked for in and that can be read, in the order of the run."""
@@ -272,7 +282,7 @@ class RunResults:
     def _inputs(self, side: Side) -> dict[str, Path]:
         """Where the clips are now, by the run's own settings."""
         folder = self.settings.get(side)
-        if folder is None:
+        if not isinstance(folder, str):
             return {}
         with contextlib.suppress(FacepipeError):
             return {clip.name: clip.path for clip in find_clips(folder)}
@@ -281,10 +291,13 @@ class RunResults:
     def _clip(self, side: Side, name: str, path: Path | None) -> ClipResults:
         folder = self.root / side / name
         state = read_marker(folder / "detect.json")
-        if not state:
-            raise RunFolderError(f"{folder / 'detect.json'}: damaged; run again")
-        where = path or Path(state["path"])
-        return ClipResults(side, name, folder, where, state["frames"], Fraction(state["time_base"]), self)
+        try:
+            where, frames, time_base = path or Path(state["path"]), int(state["frames"]), Fraction(state["time_base"])
+            if not (0 <= frames <= _MOST_FRAMES and time_base > 0):
+                raise ValueError(f"{frames} frames of {time_base} s")
+            return ClipResults(side, name, folder, where, frames, time_base, self)
+        except (*DAMAGED, ArithmeticError) as exc:  # int of infinity, a fraction of nothing
+            raise RunFolderError(f"{folder / 'detect.json'}: damaged; run again") from exc
 
     def chosen(self, clip: str | None = None, side: Side | None = None) -> list[ClipResults]:
         """The clips asked for: one by name (``source/NAME`` where both sides have it), or all of a side.
@@ -317,8 +330,14 @@ def flag_names(flags: int) -> tuple[str, ...]:
 
 
 def _read_columns(path: Path, names: list[str] | None = None) -> dict[str, NDArray[Any]]:
-    try:
-        table = pq.read_table(path, columns=names)
+    with _reading(path):
+        table = read_table(path, names)
         return {name: table[name].to_numpy() for name in table.column_names}
-    except (OSError, KeyError, ValueError, pa.ArrowException) as exc:
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGED as exc:
         raise RunFolderError(f"{path}: missing or damaged; run the stage that makes it again") from exc

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from facepipe import __version__
 from facepipe.errors import RunFolderBusyError, RunFolderError, UsageError
+from facepipe.stored import DAMAGED, read_array, read_table
 from facepipe.types import Faces, Flag, Image, Side
 
 __all__ = [
@@ -68,6 +70,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def write_json(path: Path, data: Any) -> None:
     """Write JSON atomically; NaN and infinity are refused, since JSON has neither."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    # Names of files may hold bytes that are no text; Python has them as lone surrogates, which UTF-8 cannot hold.
+    text = re.sub("[\ud800-\udfff]", lambda found: ascii(found[0])[1:-1], text)
     with atomic_path(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
 
@@ -76,7 +80,7 @@ def read_json(path: Path) -> Any:
     """Read JSON, or None when the file is missing or not JSON (a crash left it so)."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -146,10 +150,12 @@ def read_faces(path: Path, *, without: Collection[str] = ()) -> Faces:
         The file is missing, damaged or of another version.
     """
     try:
-        table = pq.read_table(path, columns=[name for name in Faces.__dataclass_fields__ if name not in without])
+        table = read_table(path, [name for name in Faces.__dataclass_fields__ if name not in without])
         meta = json.loads((table.schema.metadata or {})[b"facepipe"])
         shapes = {"box": (4,), "frame_to_crop": (2, 3), **{k: tuple(v) for k, v in meta["shapes"].items()}}
         shapes.update({name: (0, *shapes[name][1:]) for name in without})
+        if min(length for shape in shapes.values() for length in shape) < 0:
+            raise ValueError(f"expected shapes, got {shapes}")
         columns: dict[str, Any] = {}
         for name, field in Faces.empty().__dict__.items():
             if name in without:
@@ -161,16 +167,32 @@ def read_faces(path: Path, *, without: Collection[str] = ()) -> Faces:
                     [sum(Flag[w.upper()] for w in words) for words in column.to_pylist()], np.int32
                 )
             elif name in shapes:
-                width = int(np.prod(shapes[name]))
-                values = column.flatten().to_numpy() if width else np.empty(0)
-                columns[name] = values.astype(field.dtype).reshape(len(table), *shapes[name])
+                values = _numbers(column.flatten(), field.dtype) if all(shapes[name]) else np.empty(0, field.dtype)
+                columns[name] = values.reshape(len(table), *shapes[name])
             else:
-                columns[name] = column.to_numpy().astype(field.dtype)
-        return Faces(**columns)
+                columns[name] = _numbers(column, field.dtype)
+        return _checked(Faces(**columns))
     except FileNotFoundError as exc:
         raise RunFolderError(f"{path}: missing; run `facepipe detect` on this run folder first") from exc
-    except (OSError, KeyError, ValueError, pa.ArrowException) as exc:
+    except DAMAGED as exc:
         raise RunFolderError(f"{path}: not a facepipe table of faces, or damaged; delete it and run again") from exc
+
+
+def _numbers(column: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A column as numbers of a type that holds them all; nulls and what does not fit are refused."""
+    if column.null_count:
+        raise ValueError(f"expected {dtype} without gaps")
+    return np.array(column.cast(pa.from_numpy_dtype(dtype)).to_numpy(), dtype)
+
+
+def _checked(faces: Faces) -> Faces:
+    """The table, unless it says what no stage says."""
+    if len(faces) and (faces.frame[0] < 0 or np.any(np.diff(faces.frame) < 0) or faces.face.min() < 0):
+        raise ValueError("expected faces in the order of their frames")
+    for name in ("box", "landmarks", "mesh", "frame_to_crop"):
+        if not np.isfinite(getattr(faces, name)).all():
+            raise ValueError(f"expected numbers in {name}")
+    return faces
 
 
 class CropWriter:
@@ -216,15 +238,12 @@ def read_crops(path: Path) -> NDArray[np.uint8]:
         The file is missing or damaged.
     """
     try:
-        crops: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        crops = read_array(path)
+        if crops.ndim != 4 or crops.shape[3] != 3 or crops.dtype != np.uint8 or not crops.flags.c_contiguous:
+            raise ValueError(f"expected crops (N, S, S, 3) uint8, got {crops.shape} {crops.dtype}")
     except FileNotFoundError as exc:
         raise RunFolderError(f"{path}: missing; run `facepipe align` on this run folder first") from exc
-    except (OSError, ValueError, EOFError) as exc:
-        # A file of no crops cannot be mapped, and needs not to be.
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            crops = np.load(path, allow_pickle=False)
-            if not len(crops):
-                return crops
+    except (OSError, ValueError) as exc:
         raise RunFolderError(f"{path}: damaged; delete it and run again") from exc
     return crops
 
@@ -272,7 +291,7 @@ class Workspace:
             raise UsageError(f"{root}: cannot be made: {exc.strerror}") from exc
         self.manifest_path = manifest
         self._lock: filelock.BaseFileLock = filelock.FileLock(self.root / ".lock")
-        self._hashes: dict[str, Any] = read_marker(self.root / "inputs.json")
+        self._hashes = _known_hashes(self.root / "inputs.json")
         self.fresh_hashes: dict[str, Any] = {}
         """What `file_hash` learned and nobody took yet, for `learn_hashes` of another process's workspace."""
 
@@ -384,13 +403,16 @@ class Workspace:
             return
         path = self.root / "inputs.json"
         if self.shard is not None:  # what shards write between these two lines is forgotten, and hashed again
-            self._hashes = {**read_marker(path), **self._hashes}
+            self._hashes = {**_known_hashes(path), **self._hashes}
         write_marker(path, dict(sorted(self._hashes.items())))
 
     def is_done(self, marker: Path, key: str) -> bool:
         """Whether the result that `marker` stands for was made with `key` and its files are still there."""
         state = read_marker(marker)
-        return state.get("key") == key and all((marker.parent / name).exists() for name in state["files"])
+        if state.get("key") != key:
+            return False
+        files = state.get("files")
+        return isinstance(files, list) and all((marker.parent / str(name)).exists() for name in files)
 
     def mark_done(self, marker: Path, key: str, files: list[str], **facts: Any) -> None:
         """Write the marker: the last act of a stage on a clip. `facts` are kept for the report."""
@@ -403,6 +425,13 @@ class Workspace:
         marker.unlink(missing_ok=True)
         self.mark_done(marker, key, files, **work())
         return True
+
+
+def _known_hashes(path: Path) -> dict[str, Any]:
+    """What `Workspace.learn_hashes` wrote; entries of another kind are forgotten."""
+    known = read_json(path)
+    entries = known.items() if isinstance(known, dict) else ()
+    return {name: entry for name, entry in entries if isinstance(entry, dict) and {"stamp", "sha256"} <= entry.keys()}
 
 
 def _visible(folder: Path) -> Iterator[Path]:

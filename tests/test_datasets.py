@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from facepipe.datasets import detecting as detecting_module
 from facepipe.datasets.films import COMPANION
 from facepipe.datasets.plan import SPLITS, _People
 from facepipe.datasets.samples import crop_matrix
-from facepipe.errors import RunFolderError, UsageError
+from facepipe.errors import MediaError, RunFolderError, UsageError
 from facepipe.finder import load_models
 from facepipe.provenance import read_label
 from facepipe.video import read_image, write_image
@@ -293,6 +295,74 @@ def test_shards(runs: list[Path], tmp_path: Path, contents: Contents) -> None:
             assert (mask.max() == 0) == (facts["label"] == 0)
             assert np.load(io.BytesIO(members[f"{key}.matrix.npy"])).shape == (2, 3)
     assert labels.count(0) == labels.count(1) == 64
+
+
+STRANGE: tuple[Any, ...] = (None, True, -1, 10**30, "", "../../x\n", [], {}, [[]], {"a": 1})
+
+
+def spoiled(text: str, rng: random.Random) -> str:
+    """JSON with something else at one place."""
+    node = whole = json.loads(text)
+    while isinstance(node, (dict, list)) and node:
+        key = rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        if rng.random() < 0.3 or not isinstance(node[key], (dict, list)) or not node[key]:
+            node[key] = rng.choice(STRANGE)
+            break
+        node = node[key]
+    return json.dumps(whole)
+
+
+def test_the_checker_and_lists_of_somebody_else(tmp_path: Path) -> None:
+    frames = [f"./frames/{i}.png" for i in range(32)]
+    videos = {"001": {"label": "FF-real", "frames": frames}}
+    sheets = {
+        tmp_path / "dataset.json": {
+            "format": "deepfakebench",
+            "qualities": ["raw"],
+            "pairs": [{"target": "001", "source": "002", "method": "facepipe-gan", "split": "train"}],
+        },
+        tmp_path / "dataset_json" / "facepipe.json": {"facepipe": {"FF-real": {"train": {"c23": videos}}}},
+    }
+    (tmp_path / "dataset_json").mkdir()
+    rng = random.Random(0)
+    for turn in range(300):
+        for number, (path, sheet) in enumerate(sheets.items()):
+            text = json.dumps(sheet)
+            path.write_text(spoiled(text, rng) if turn % 2 == number else text)
+        with contextlib.suppress(UsageError):
+            assert check_dataset(tmp_path)  # no picture is there: something is always wrong
+        with contextlib.suppress(UsageError, MediaError):
+            detect_fakes(tmp_path)
+
+
+def test_the_checker_and_shards_of_somebody_else(tmp_path: Path) -> None:
+    def shard(**members: bytes) -> None:
+        with tarfile.open(tmp_path / "train-000000.tar", "w") as tar:
+            for name, data in members.items():
+                entry = tarfile.TarInfo(f"a.{name}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+
+    (tmp_path / "dataset.json").write_text(json.dumps({"format": "webdataset", "pairs": []}))
+    with io.BytesIO() as file:
+        np.save(file, np.zeros((68, 2), np.int64))
+        points = file.getvalue()
+    picture = cv2.imencode(".png", np.zeros((256, 256, 3), np.uint8))[1].tobytes()
+    whole = {"json": b'{"video": "001", "label": 0}', "png": picture, "mask.png": picture, "landmarks.npy": points}
+    shard(**whole)
+    assert check_dataset(tmp_path) == []
+    rng = random.Random(0)
+    for name, data in whole.items():
+        for _ in range(30):
+            changed = bytearray(data)
+            for _ in range(4):
+                changed[rng.randrange(min(len(data), 130))] = rng.randrange(256)
+            shard(**{**whole, name: bytes(changed)})
+            assert all("\n" not in line for line in check_dataset(tmp_path))
+    entry = tarfile.TarInfo("a.png")
+    entry.size = 1 << 45
+    (tmp_path / "train-000000.tar").write_bytes(entry.tobuf() + bytes(4096))
+    assert check_dataset(tmp_path)
 
 
 @pytest.mark.models

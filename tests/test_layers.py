@@ -41,6 +41,7 @@ ORDER = [
     "config",
     "people",
     "selection",
+    "stored",
     "workspace",
     "provenance",
     "truth",

@@ -42,6 +42,8 @@ def some_faces(n: int, *, landmarks: int = 68, mesh: int = 468, embedding: int =
         shape = (n, *array.shape[1:])
         if name == "flags":
             return rng.integers(0, sum(Flag) + 1, shape).astype(array.dtype)
+        if name in ("frame", "face"):
+            return np.sort(rng.integers(0, 1000, shape)).astype(array.dtype)
         if array.dtype.kind == "i":
             return rng.integers(-1, 1000, shape).astype(array.dtype)
         return rng.normal(size=shape).astype(array.dtype)

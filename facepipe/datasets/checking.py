@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from facepipe.datasets.export import FORMATS, NAME, SHEET
 from facepipe.datasets.films import MASKS, film_path, white
 from facepipe.datasets.samples import COUNT, REAL, SIDE, beside
-from facepipe.errors import FacepipeError, UsageError
+from facepipe.errors import FacepipeError, UsageError, one_line
 from facepipe.provenance import statement_of
+from facepipe.stored import DAMAGED, array_of, read_array
 from facepipe.video import open_clip, read_image, read_metadata
+from facepipe.video.stills import decode_image
 from facepipe.workspace import read_json
 
 __all__ = ["check_dataset"]
@@ -38,15 +39,26 @@ def check_dataset(dest: str | Path) -> list[str]:
     facts = read_json(root / SHEET)
     if not isinstance(facts, dict) or facts.get("format") not in FORMATS:
         raise UsageError(f"{root}: no data set that `facepipe export --format` made")
-    found = list(_mixed_people(facts))
-    match facts["format"]:
-        case "faceforensics":
-            found += [*_unlike_films(root, facts), *_wrong_splits(root, facts)]
-        case "deepfakebench":
-            found += [*_unlike_films(root / NAME, facts), *_wrong_pictures(root)]
-        case _:
-            found += list(_wrong_shards(root))
+    found: list[str] = []
+    with _telling(found, root / SHEET):
+        found += _mixed_people(facts)
+        match facts["format"]:
+            case "faceforensics":
+                found += [*_unlike_films(root, facts), *_wrong_splits(root, facts)]
+            case "deepfakebench":
+                found += [*_unlike_films(root / NAME, facts), *_wrong_pictures(root)]
+            case _:
+                found += _wrong_shards(root)
     return found
+
+
+@contextmanager
+def _telling(found: list[str], path: Path) -> Iterator[None]:
+    """A list that is not of its form is one more thing that is wrong."""
+    try:
+        yield
+    except DAMAGED as exc:
+        found.append(one_line(f"{path}: damaged, or of another form ({type(exc).__name__}: {exc})"))
 
 
 def _mixed_people(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -130,12 +142,15 @@ def _wrong_pictures(root: Path) -> Iterator[str]:
         if not isinstance(sheet, dict) or list(sheet) != [path.stem]:
             yield f"{path}: expected one data set, {path.stem}"
             continue
-        for kind, parts in sheet[path.stem].items():
-            for part, qualities in parts.items():
-                for videos in qualities.values():
-                    for video, entry in videos.items():
-                        where = f"{path}: {kind}/{part}/{video}"
-                        yield from _wrong_video(root, where, entry, fake=kind != REAL)
+        found: list[str] = []
+        with _telling(found, path):
+            for kind, parts in sheet[path.stem].items():
+                for part, qualities in parts.items():
+                    for videos in qualities.values():
+                        for video, entry in videos.items():
+                            where = f"{path}: {kind}/{part}/{video}"
+                            found += _wrong_video(root, where, entry, fake=kind != REAL)
+        yield from found
 
 
 def _wrong_video(root: Path, where: str, entry: Mapping[str, Any], *, fake: bool) -> Iterator[str]:
@@ -149,8 +164,8 @@ def _wrong_video(root: Path, where: str, entry: Mapping[str, Any], *, fake: bool
         mask_file, points_file = beside(root, name)
         try:
             image, mask = read_image(root / name), read_image(mask_file)[..., 0]
-            points = np.load(points_file, allow_pickle=False)
-        except (FacepipeError, OSError, ValueError) as exc:
+            points = read_array(points_file)
+        except (FacepipeError, *DAMAGED) as exc:
             yield f"{where}: {exc}"
             continue
         yield from _wrong_sample(f"{where}: {name}", image.shape, mask, points, fake=fake)
@@ -174,27 +189,27 @@ def _wrong_shards(root: Path) -> Iterator[str]:
     for path in sorted(root.glob("*.tar")):
         part = path.name.partition("-")[0]
         try:
-            with tarfile.open(path) as tar:
+            with tarfile.open(path, "r:") as tar:
                 samples: dict[str, dict[str, bytes]] = {}
                 for member in tar:
                     key, _, suffix = member.name.partition(".")
+                    if member.size > path.stat().st_size:  # what it says is allocated; holes may be of any size
+                        raise ValueError(f"{member.name} is larger than the shard")
                     file = tar.extractfile(member)
                     samples.setdefault(key, {})[suffix] = b"" if file is None else file.read()
-        except (tarfile.TarError, OSError) as exc:
-            yield f"{path}: {exc}"
+        except (tarfile.TarError, *DAMAGED) as exc:
+            yield one_line(f"{path}: {exc}")
             continue
         for key, members in samples.items():
             try:
                 facts = json.loads(members["json"])
-                image = cv2.imdecode(np.frombuffer(members["png"], np.uint8), cv2.IMREAD_COLOR)
-                mask = cv2.imdecode(np.frombuffer(members["mask.png"], np.uint8), cv2.IMREAD_UNCHANGED)
-                points = np.load(io.BytesIO(members["landmarks.npy"]), allow_pickle=False)
-            except (KeyError, ValueError, cv2.error) as exc:
-                yield f"{path}: {key}: {exc}"
+                numbers, fake = facts["video"].split("_"), facts["label"] == 1
+                image = decode_image(path, members["png"])
+                mask = decode_image(path, members["mask.png"])[..., 0]
+                points = array_of(members["landmarks.npy"])
+            except (FacepipeError, *DAMAGED) as exc:
+                yield one_line(f"{path}: {key}: {exc}")
                 continue
-            places += [(number, part) for number in facts["video"].split("_")]
-            binary = white(np.asarray(mask) > 0)
-            yield from _wrong_sample(
-                f"{path}: {key}", np.asarray(image).shape, binary, points, fake=facts["label"] == 1
-            )
+            places += [(number, part) for number in numbers]
+            yield from _wrong_sample(f"{path}: {key}", image.shape, white(mask > 0), points, fake=fake)
     yield from _in_two_parts(places)

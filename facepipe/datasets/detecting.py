@@ -8,6 +8,7 @@ answer has to be chance; if it is not, the data set has a shortcut.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from facepipe import metrics
 from facepipe.datasets.samples import REAL, beside
 from facepipe.errors import UsageError
+from facepipe.stored import DAMAGED, read_array
 from facepipe.types import Image
 from facepipe.video import read_image
 from facepipe.workspace import read_json
@@ -143,14 +145,16 @@ def detect_fakes(dest: str | Path, detector: Detector = small_detector) -> list[
     sheets = [read_json(path) for path in sorted((root / "dataset_json").glob("*.json"))]
     if len(sheets) != 1 or not isinstance(sheets[0], dict):
         raise UsageError(f"{root}: expected what `facepipe export --format deepfakebench` made")
-    (kinds,) = sheets[0].values()
-    qualities = sorted({quality for parts in kinds.values() for part in parts.values() for quality in part})
+    with _reading(root):
+        (kinds,) = sheets[0].values()
+        qualities = sorted({quality for parts in kinds.values() for part in parts.values() for quality in part})
     return [_asked_about(root, kinds, quality, detector) for quality in qualities]
 
 
 def _asked_about(root: Path, kinds: dict[str, Any], quality: str, detector: Detector) -> Detectability:
-    learned = _collected(root, kinds, quality, ("train", "val"))
-    asked = _collected(root, kinds, quality, ("test",))
+    with _reading(root):
+        learned = _collected(root, kinds, quality, ("train", "val"))
+        asked = _collected(root, kinds, quality, ("test",))
     for what, some in (("train and val", learned), ("test", asked)):
         if set(some.labels.tolist()) != {0, 1}:
             raise UsageError(f"{root}: real and fake of other people are needed in {what}; export more runs of others")
@@ -167,7 +171,7 @@ def _collected(root: Path, kinds: dict[str, Any], quality: str, parts: tuple[str
     pictures, covered, labels, videos = [], [], [], []
     for kind, video, name in _names(kinds, quality, parts):
         image = read_image(root / name)
-        points = np.load(beside(root, name)[1], allow_pickle=False)
+        points = read_array(beside(root, name)[1])
         pictures.append(image)
         covered.append(_covered(image, points))
         labels.append(int(kind != REAL))
@@ -179,6 +183,14 @@ def _collected(root: Path, kinds: dict[str, Any], quality: str, parts: tuple[str
         np.array(labels, np.int64),
         np.array(videos, np.str_),
     )
+
+
+@contextmanager
+def _reading(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGED as exc:
+        raise UsageError(f"{root}: is damaged ({exc}); `facepipe export --check` tells of all") from exc
 
 
 def _names(kinds: dict[str, Any], quality: str, parts: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:

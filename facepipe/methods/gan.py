@@ -31,6 +31,7 @@ from facepipe.methods.procrustes import Overlay
 from facepipe.methods.view import View, cut_settings, view_of
 from facepipe.networks import Architecture, SwapNet
 from facepipe.networks.linear import Synthesis, ridge
+from facepipe.stored import DAMAGED
 from facepipe.types import HINTS, OTHER, SIDES, Faces, Image, Side
 from facepipe.workspace import atomic_path, file_sha256, read_json
 
@@ -123,8 +124,8 @@ class Generator:
             net = _built(Architecture.of(facts["architecture"]), safetensors.torch.load_file(file))
             view = view_of(facts)
             means = {side: np.array(facts["shapes"][side], np.float64) for side in SIDES}
-        except (OSError, LookupError, AttributeError, TypeError, ValueError, RuntimeError, SafetensorError) as exc:
-            reason = str(exc).splitlines()[0]
+        except (*DAMAGED, ArithmeticError, RuntimeError, SafetensorError) as exc:
+            reason = (str(exc) or type(exc).__name__).splitlines()[0]
             raise CheckpointError(f"{file}: damaged, or of another architecture: {reason}") from exc
         where = torch.device(device)
         net = net.to(where).to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -308,6 +309,17 @@ def write_fine(path: Path, generator: Generator, fine: dict[Side, Fine]) -> None
         safetensors.torch.save_file(tensors, part, {"generator": generator.facts["sha256"]})
 
 
+def _check_shapes(file: Path, shape: Architecture) -> None:
+    """Raise where the tensors are not those of the architecture: before it takes memory, whatever it says."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in SwapNet(shape).state_dict().items()}
+    with safetensors.safe_open(file, "pt") as opened:
+        found = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+    if found != wanted:
+        name = min(found.items() ^ wanted.items())[0]
+        raise ValueError(f"{name} is {found.get(name)}, expected {wanted.get(name)}")
+
+
 def _fine_path(path: Path) -> Path:
     return path.with_name(f"{path.name}-fine.safetensors")
 
@@ -330,11 +342,10 @@ def _read_fine(path: Path, facts: dict[str, Any], device: torch.device) -> dict[
             if (file.metadata() or {}).get("generator") != facts.get("sha256"):
                 return {}
             tensors = {name: file.get_tensor(name).float().to(device) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError):
+        sides = [side for side in SIDES if f"{side}.mean" in tensors]
+        return {side: Fine(tensors[f"{side}.mean"], tensors[f"{side}.basis"]) for side in sides}
+    except (*DAMAGED, safetensors.SafetensorError):
         return {}
-    return {
-        side: Fine(tensors[f"{side}.mean"], tensors[f"{side}.basis"]) for side in SIDES if f"{side}.mean" in tensors
-    }
 
 
 class GanPlan:

@@ -8,7 +8,6 @@ differ much from it count less and less (iteratively reweighted least squares wi
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from facepipe.image import piecewise_warp
 from facepipe.methods.bank import mean_face, nearest_covered, shape_free_layout, triangulation
+from facepipe.stored import DAMAGED, read_arrays
 from facepipe.types import Faces, Image
 from facepipe.workspace import atomic_path
 
@@ -182,13 +182,12 @@ class FaceModel:
     def read(cls, path: Path, key: str) -> FaceModel | None:
         """The model that was kept with this key; None for another key, or a file that is missing or damaged."""
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-                if str(kept["key"]) != key:
-                    return None
-                arrays = {name: kept[name] for name in cls.__dataclass_fields__}
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            kept: dict[str, Any] = read_arrays(path)
+            if str(kept.pop("key")) != key:
+                return None
+            return cls(**{**kept, "usual": float(kept["usual"])})
+        except DAMAGED:
             return None
-        return cls(**{**arrays, "usual": float(arrays["usual"])})
 
     def doubt(self, code: Array32) -> float:
         """By how much the variance of what is expected grows for a code unlike those that were learned; 1 or more.

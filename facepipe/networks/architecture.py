@@ -89,6 +89,8 @@ class Architecture:
         self._expect(self.linear == 0 or self.linear >= least, "linear", f"0, or at least {least}")
         for name in ("widths", "up"):
             self._expect(len(getattr(self, name)) > 0, name, "one level at least")
+        for name in ("widths", "shared_up", "up"):
+            self._expect(min(getattr(self, name), default=1) >= 1, name, "channels, at least 1 each")
         halved, doubled = 2 ** len(self.widths), 2 ** (len(self.shared_up) + len(self.up))
         if self.size % halved or self.size % doubled:
             raise ConfigError(

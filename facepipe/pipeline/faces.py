@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.boxes import area
-from facepipe.errors import NoFaceError, UsageError
+from facepipe.errors import NoFaceError, RunFolderError, UsageError
 from facepipe.methods.bank import ChosenCrops
 from facepipe.methods.faceset import FaceSet
 from facepipe.people import person_rows
@@ -20,6 +20,7 @@ from facepipe.pipeline.outcome import Stage
 from facepipe.selection import Selection, select
 from facepipe.stages.align import align_faces, crop_size
 from facepipe.stages.detect import detect_faces
+from facepipe.stored import DAMAGED
 from facepipe.types import SIDES, Faces, Side
 from facepipe.video import Clip, ClipReader, Frame, read_image
 from facepipe.workspace import CropWriter, atomic_path, read_crops, read_faces, read_marker, write_faces
@@ -64,11 +65,11 @@ class FaceStages:
             marker = self._context.marker("detect", side, clip)
             files = [DETECTED, "faces.parquet"]
             fresh = self._workspace.once(marker, key, files, lambda: self._find_faces(clip, reader, folder))
-        state = read_marker(marker)
-        self._context.result.warnings += state["warnings"]
-        if not state["faces"]:
-            raise NoFaceError(f"{clip.path}: no face found in {state['frames']} frames")
-        return key, state["frames"] if fresh else 0
+        warnings, faces, frames = _found(marker)
+        self._context.result.warnings += warnings
+        if not faces:
+            raise NoFaceError(f"{clip.path}: no face found in {frames} frames")
+        return key, frames if fresh else 0
 
     def _find_faces(self, clip: Clip, reader: ClipReader, folder: Path) -> dict[str, Any]:
         (folder / "align.json").unlink(missing_ok=True)  # the crops of other faces
@@ -112,7 +113,7 @@ class FaceStages:
         fresh = self._workspace.once(
             self._context.marker("align", side, clip), key, files, lambda: self._cut_crops(clip, folder)
         )
-        return key, read_marker(folder / "detect.json")["frames"] if fresh else 0
+        return key, _found(folder / "detect.json")[2] if fresh else 0
 
     def _cut_crops(self, clip: Clip, folder: Path) -> dict[str, Any]:
         faces = read_faces(folder / DETECTED)
@@ -232,3 +233,12 @@ class FaceStages:
         ranges = self._config.select.ranges.items()
         rules = {key: [value if math.isfinite(value) else None for value in ends] for key, ends in ranges}
         return {"rules": rules, **{str(side): told for side, told in self.dropped.items()}}
+
+
+def _found(marker: Path) -> tuple[list[str], int, int]:
+    """What detect.json says of a clip: warnings, the number of faces and that of frames."""
+    state = read_marker(marker)
+    try:
+        return [str(text) for text in state["warnings"]], int(state["faces"]), int(state["frames"])
+    except (*DAMAGED, ArithmeticError) as exc:
+        raise RunFolderError(f"{marker}: damaged; run again") from exc

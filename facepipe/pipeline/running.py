@@ -14,7 +14,7 @@ from typing import Any, Literal
 from facepipe import __version__
 from facepipe.config import Config, EngineConfig, to_toml
 from facepipe.engine import Died, Do, LocalPool, Pool, RayPool, Tell
-from facepipe.errors import DegenerateLandmarksError, FacepipeError, MediaError, NoFaceError, RunFolderError
+from facepipe.errors import DegenerateLandmarksError, FacepipeError, MediaError, NoFaceError, RunFolderError, one_line
 from facepipe.pipeline.context import Context, library_versions
 from facepipe.pipeline.faces import FaceStages
 from facepipe.pipeline.outcome import Outcome, Progress, Result, Stage
@@ -249,7 +249,7 @@ class Run:
         except Exception as exc:
             if self.context.progress.failed:
                 raise
-            reason = self._reason(stage, side, clip, exc)
+            reason = one_line(self._reason(stage, side, clip, exc))
         status: Literal["done", "kept", "failed"] = "failed" if reason else "done" if frames else "kept"
         return Outcome(stage, side, clip.name, status, reason, frames, time.perf_counter() - start)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from facepipe import truth
@@ -24,6 +23,7 @@ from facepipe.pipeline.training import Training
 from facepipe.provenance import Identity, Input, label, label_video, load_identity, prove, sidecar_of, statement_of
 from facepipe.selection import Selection, select
 from facepipe.stages.swap import swap_frames, write_swap
+from facepipe.stored import DAMAGED, read_table
 from facepipe.types import Faces, VideoInfo
 from facepipe.video import Clip
 from facepipe.watermark import Mark, payload_of
@@ -149,7 +149,7 @@ class Swapping:
     def _tell_unswapped(self, marker: Path) -> None:
         """Warn of what the rules left as it was, when it is done and whenever it is kept."""
         if words := read_marker(marker).get("rules"):
-            self._context.result.warnings.append(words)
+            self._context.result.warnings.append(str(words))
 
     def mask(self, clip: Clip) -> Path:
         """The video of masks: not beside the swapped videos, whose folder holds what is labelled."""
@@ -215,6 +215,6 @@ class Swapping:
 def read_swapped(path: Path) -> NDArray[np.bool_]:
     """Which frames of a clip were swapped, from the table beside the video."""
     try:
-        return np.asarray(pq.read_table(path, columns=["swapped"])["swapped"].to_numpy(), bool)
-    except (OSError, ValueError, KeyError) as exc:
+        return np.asarray(read_table(path, ["swapped"])["swapped"].to_numpy(), bool)
+    except DAMAGED as exc:
         raise RunFolderError(f"{path}: missing or damaged; delete {path.with_suffix('.json')} and run again") from exc

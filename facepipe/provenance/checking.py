@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from facepipe.errors import ConfigError, MediaError
-from facepipe.provenance.credentials import ASSERTION, MIME, OFFLINE, SIDECAR
+from facepipe.errors import ConfigError, MediaError, one_line
+from facepipe.provenance.credentials import ASSERTION, OFFLINE, SIDECAR, mime_of
 from facepipe.provenance.identity import credentials_folder, own_root
 from facepipe.provenance.labels import read_label
 
@@ -79,9 +79,9 @@ class Verdict:
     mark: str = ""
 
     def sentence(self) -> str:
-        """One line for people."""
+        """One line for people, whatever the label and the file's name hold."""
         marked = f"; the mark in its faces: run {self.mark}" if self.mark else ""
-        return self._said() + marked
+        return one_line(self._said() + marked)
 
     def _said(self) -> str:
         said = self.label or {}
@@ -176,7 +176,7 @@ def _read_store(path: Path, context: Any) -> tuple[dict[str, Any], bool]:
     """The manifests of a file as the C2PA library reports them, and whether they are inside of it."""
     import c2pa
 
-    mime = MIME.get(path.suffix.lower())
+    mime = mime_of(path)
 
     def read(beside: bytes | None) -> dict[str, Any]:
         kind = mime or "application/octet-stream"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from facepipe.provenance.identity import Identity
 from facepipe.provenance.labels import source_type
 from facepipe.workspace import atomic_path
 
-__all__ = ["ASSERTION", "MIME", "OFFLINE", "SIDECAR", "Input", "label_video", "prove", "sidecar_of"]
+__all__ = ["ASSERTION", "MIME", "OFFLINE", "SIDECAR", "Input", "label_video", "mime_of", "prove", "sidecar_of"]
 
 SIDECAR = ".c2pa"
 """Suffix of the manifest beside a video that cannot hold it."""
@@ -101,6 +102,20 @@ def label_video(
         signed.unlink(missing_ok=True)
 
 
+def mime_of(video: Path) -> str | None:
+    """The kind of a video that can hold a manifest, as its first bytes say, or else its name; None for another."""
+    suffix = video.suffix.lower()
+    with video.open("rb") as file:
+        start = file.read(12)
+    if start.startswith(b"RIFF") and start.endswith(b"AVI "):
+        return MIME[".avi"]
+    if start.startswith(b"\x1a\x45\xdf\xa3"):  # Matroska, WebM
+        return None
+    if start[4:8] == b"ftyp":  # ISO/IEC 14496-12, 4.3
+        return MIME[".mp4" if suffix == ".avi" else suffix] if suffix in MIME else MIME[".mp4"]
+    return MIME.get(suffix)
+
+
 def sidecar_of(video: Path) -> Path | None:
     """Where the manifest of a video lies that cannot hold it; None for one that can."""
     return None if video.suffix.lower() in MIME else video.with_suffix(SIDECAR)
@@ -182,9 +197,13 @@ def _add_ingredient(builder: Any, name: str, one: Input) -> None:
         "instance_id": f"urn:sha256:{one.sha256}",
         "label": name,
     }
-    mime = MIME.get(one.path.suffix.lower())
-    with io.BytesIO() if mime is None else one.path.open("rb") as stream:
-        builder.add_ingredient(facts, mime or _ANY, stream)
+    import c2pa
+
+    if one.path.is_file() and (mime := mime_of(one.path)):
+        with suppress(c2pa.C2paError), one.path.open("rb") as stream:  # a broken file: it is named all the same
+            builder.add_ingredient(facts, mime, stream)
+            return
+    builder.add_ingredient(facts, _ANY, io.BytesIO())
 
 
 def _reason(exc: Exception) -> str:

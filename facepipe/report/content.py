@@ -125,8 +125,7 @@ class Content:
 
     def settings(self, section: str) -> dict[str, Any]:
         """A section of ``config.toml``."""
-        known = self.run.settings.get(section, {})
-        return known if isinstance(known, dict) else {}
+        return _dict(self.run.settings.get(section))
 
     @property
     def label(self) -> str:
@@ -136,34 +135,28 @@ class Content:
 
     def inputs(self, side: str) -> dict[str, dict[str, Any]]:
         """Clips of a side with path and sha256, as in the manifest."""
-        known = self.run.manifest.get("inputs", {})
-        clips = known.get(side, {}) if isinstance(known, dict) else {}
+        clips = _dict(_dict(self.run.manifest.get("inputs")).get(side))
         return {name: facts for name, facts in clips.items() if isinstance(facts, dict)}
 
     def ledger(self, side: str) -> dict[str, str]:
         """Who is seen, where the pictures come from, under which licence, with whose consent."""
-        known = self._ledger.get(side, {})
-        known = known if isinstance(known, dict) else {}
+        known = _dict(self._ledger.get(side))
         return {name: str(known.get(name, "")).strip() for name in ("person", "origin", "licence", "consent")}
 
     @property
     def weights(self) -> dict[str, dict[str, str]]:
         """Origin, licence and SHA-256 of the nets' weights, by name."""
-        known = self.run.manifest.get("weights", {})
-        hashes = known if isinstance(known, dict) else {}
-        told = self._ledger.get("weights", {})
-        entries = told if isinstance(told, dict) else {}
+        hashes, entries = _dict(self.run.manifest.get("weights")), _dict(self._ledger.get("weights"))
         found = {}
         for name in sorted({*hashes, *entries}):
-            entry = entries.get(name, {})
+            entry = _dict(entries.get(name))
             facts = {key: str(entry.get(key, "")).strip() for key in ("origin", "licence")}
             found[str(name)] = {**facts, "sha256": str(hashes.get(name, ""))}
         return found
 
     @property
     def _ledger(self) -> dict[str, Any]:
-        known = self.run.manifest.get("ledger") or self.settings("ledger")
-        return known if isinstance(known, dict) else {}
+        return _dict(self.run.manifest.get("ledger") or self.settings("ledger"))
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -198,6 +191,11 @@ class Content:
     def clip(self, name: str) -> ClipResults | None:
         """The target clip of a name."""
         return next((clip for clip in self.clips if clip.name == name), None)
+
+
+def _dict(known: Any) -> dict[str, Any]:
+    """What is expected to be a mapping; empty where a file says otherwise."""
+    return known if isinstance(known, dict) else {}
 
 
 def _worst(one: Mapping[str, Any]) -> Worst:

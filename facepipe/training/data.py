@@ -27,6 +27,7 @@ from facepipe.methods.faceset import FaceSet, Twins, see_rows
 from facepipe.methods.procrustes import Overlay
 from facepipe.methods.view import BORDER, CropView, TextureView, View, Window
 from facepipe.overlap import ahead
+from facepipe.stored import DAMAGED, read_array, read_arrays
 from facepipe.training import augment
 from facepipe.types import OTHER, SIDES, Side
 from facepipe.workspace import atomic_path
@@ -174,14 +175,13 @@ class Person:
             A file is missing or damaged.
         """
         try:
-            with np.load(path.with_suffix(".npz"), allow_pickle=False) as table:
-                columns: dict[str, Any] = {name: table[name] for name in table.files}
+            columns: dict[str, Any] = read_arrays(path.with_suffix(".npz"))
             for name, file in _arrays(path).items():
                 if name in ("pictures", "twin_pictures") or columns["shape_free"]:
-                    columns[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+                    columns[name] = read_array(file)
             del columns["shape_free"]
             return cls(**columns)
-        except (OSError, ValueError, TypeError, EOFError) as exc:
+        except DAMAGED as exc:
             raise RunFolderError(f"{path}: training faces are missing or damaged; delete them and run again") from exc
 
     def sampling(self) -> NDArray[np.float64]:
@@ -269,7 +269,7 @@ def _write_scenes(
     pairs = zip(faces.faces, to_scenes, strict=True)
     found = (view.places(overlay.points(face), to_scene, side) for face, to_scene in pairs)
     _write(files["places"], np.float16, (len(everyone), side, side, 2), found, everyone)
-    places = np.load(files["places"], mmap_mode="r", allow_pickle=False)
+    places = read_array(files["places"])
     seen = (
         window.see(np.asarray(crop), face, np.eye(2, 3), side, border=BORDER)
         for window, crop, face in zip(windows, faces.crops, faces.faces, strict=True)

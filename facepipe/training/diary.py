@@ -80,8 +80,7 @@ class Diary:
         self._counts: dict[str, int] = {}
         self._means: dict[str, float] = {}
         self._notes: list[str] = []
-        known = read_json(folder / "history.json") or []
-        self.history: list[dict[str, float]] = [row for row in known if row["step"] <= step]
+        self.history = _history(folder / "history.json", step)
         self._events: Any = None
         if team.leads:
             from torch.utils.tensorboard import SummaryWriter
@@ -187,3 +186,12 @@ class Diary:
         self._validator.close()
         if self._events is not None:
             self._events.close()
+
+
+def _history(path: Path, step: int) -> list[dict[str, float]]:
+    """The validations up to a step; nothing where the file is not what this module wrote."""
+    known = read_json(path)
+    try:
+        return [row for row in known or [] if row["step"] <= step]
+    except (TypeError, KeyError, IndexError):
+        return []

@@ -116,5 +116,8 @@ def over_black(rgba: NDArray[Any]) -> Image:
     alpha = rgba[..., 3:]
     if np.all(alpha == 255):
         return np.ascontiguousarray(rgba[..., :3])
-    product = rgba[..., :3].astype(np.uint16) * alpha
-    return np.asarray((product + 127) // 255, np.uint8)
+    product = rgba[..., :3].astype(np.uint16)
+    product *= alpha
+    product += 127
+    product //= 255
+    return product.astype(np.uint8)

@@ -199,7 +199,7 @@ class ClipReader:
                     f"got {image.shape[1]}x{image.shape[0]}; make all images of a folder the same size"
                 )
             if is_animated(path):
-                self.warnings.append(f"{path}: is animated, and its first picture alone is read")
+                self.warnings.append(f"{path}: is animated: only its first picture is read; convert it to a video")
             yield Frame(index, index, index * self.info.time_base, image)
 
     # Video

@@ -12,17 +12,18 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from facepipe.errors import MediaError, UsageError
+from facepipe.errors import MediaError, MediaLimitError, UsageError
 from facepipe.types import Image
 from facepipe.video.color import over_black
 from facepipe.video.source import Limits, check_file, reading
 
-__all__ = ["is_animated", "publish", "read_image", "read_tags", "stored_size", "write_image"]
+__all__ = ["decode_image", "is_animated", "publish", "read_image", "read_tags", "stored_size", "write_image"]
 
 _WRITABLE = (".png", ".jpg", ".jpeg")
 _JPEG_QUALITY = 95
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _PNG_HEADER = 33  # bytes, with the header's chunk
+_LEAST, _DEEPEST = 1 << 24, 8  # bytes that any file may have; bytes of a pixel of four channels of 16 bits
 
 
 def read_image(path: str | Path, limits: Limits | None = None, *, deep: Literal["scale", "refuse"] = "scale") -> Image:
@@ -53,26 +54,34 @@ def read_image(path: str | Path, limits: Limits | None = None, *, deep: Literal[
     """
     path = Path(path)
     check_file(path)
+    limits = limits or Limits()
     with reading(path):
+        size = path.stat().st_size
+        if size > _LEAST + _DEEPEST * limits.max_pixels:
+            raise MediaLimitError(f"{path}: has {size} bytes, more than {limits.max_pixels} pixels need; shrink it")
         data = path.read_bytes()
+    return decode_image(path, data, limits, deep=deep)
+
+
+def decode_image(
+    path: Path, data: bytes, limits: Limits | None = None, *, deep: Literal["scale", "refuse"] = "scale"
+) -> Image:
+    """As `read_image` does it, from bytes; `path` is what errors name."""
     (limits or Limits()).check_size(path, *stored_size(path, data))
-    return _decode(path, data, deep)
-
-
-def _decode(path: Path, data: bytes, deep: str) -> Image:
     buffer = np.frombuffer(data, np.uint8)
     try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR)
         # Only this way is alpha kept, but then EXIF is not obeyed. JPEG has no alpha.
         raw = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED) if not data.startswith(_JPEG) else None
+        transparent = raw is not None and raw.ndim == 3 and raw.shape[2] == 4
+        image = raw if transparent else cv2.imdecode(buffer, cv2.IMREAD_COLOR)
     except cv2.error as exc:
         raise MediaError(f"{path}: is a broken image: {' '.join(str(exc).split())}") from exc
     if image is None:
         raise MediaError(f"{path}: is a broken image, or of a kind that cannot be decoded")
     if raw is not None and raw.dtype != np.uint8 and deep == "refuse":
         raise MediaError(f"{path}: expected 8 bits a channel, got {raw.dtype}; convert it first")
-    if raw is not None and raw.ndim == 3 and raw.shape[2] == 4:
-        eight = np.asarray(raw if raw.dtype == np.uint8 else (raw.astype(np.uint32) + 128) // 257, np.uint8)
+    if transparent:
+        eight = image if image.dtype == np.uint8 else cv2.convertScaleAbs(image, alpha=1 / 257)
         return over_black(cv2.cvtColor(eight, cv2.COLOR_BGRA2RGBA))
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
@@ -182,13 +191,6 @@ def publish(part: Path, path: Path) -> None:
     os.replace(part, path)
 
 
-def is_animated(path: Path) -> bool:
-    """Whether a file is a WebP with more than one picture: the flag in its extended header."""
-    with reading(path), path.open("rb") as file:
-        head = file.read(21)
-    return len(head) == 21 and head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and bool(head[20] & 2)
-
-
 def stored_size(path: Path, data: bytes) -> tuple[int, int]:
     """Height and width as the header states them, before any orientation; `MediaError` if it is no known image."""
     for starts, parse in _PARSERS:
@@ -196,11 +198,20 @@ def stored_size(path: Path, data: bytes) -> tuple[int, int]:
             try:
                 height, width = parse(data)
             except (IndexError, ValueError) as exc:
-                raise MediaError(f"{path}: is an image that was cut off") from exc
+                raise MediaError(f"{path}: is an image with a broken header, or cut off within its header") from exc
             if height < 1 or width < 1:
                 raise MediaError(f"{path}: is a broken image: its header says {width}x{height}")
             return height, width
     raise MediaError(f"{path}: is not an image of a known kind (BMP, JPEG, PNG, TIFF, WebP)")
+
+
+def is_animated(path: Path) -> bool:
+    """Whether a WebP or PNG file has more pictures than the one that `read_image` gives."""
+    with reading(path), path.open("rb") as file:
+        start = file.read(4096)
+    if start[12:16] == b"VP8X":  # https://developers.google.com/speed/webp/docs/riff_container
+        return bool(_number(start, 20, 1) & 2)
+    return start.startswith(b"\x89PNG") and b"acTL" in start  # PNG 3rd edition, 11.3.6.1
 
 
 def _number(data: bytes, at: int, length: int, order: str = "little") -> int:
@@ -211,6 +222,8 @@ def _number(data: bytes, at: int, length: int, order: str = "little") -> int:
 
 
 def _png(data: bytes) -> tuple[int, int]:
+    if data[12:16] != b"IHDR":
+        raise ValueError("no header")
     for _ in _png_chunks(data):  # one longer than the file would be allocated before anyone looks
         pass
     return _number(data, 20, 4, "big"), _number(data, 16, 4, "big")
@@ -223,7 +236,10 @@ def _jpeg(data: bytes) -> tuple[int, int]:
             at += 1
         if _number(data, at, 1) != 0xFF:
             raise ValueError("no marker")
-        marker = data[at + 1]
+        marker = _number(data, at + 1, 1)
+        if marker == 0x01 or 0xD0 <= marker <= 0xD7:  # these stand alone, without a length
+            at += 2
+            continue
         # Start of frame: C0 to CF but DHT (C4), JPG (C8) and DAC (CC); ITU-T T.81, table B.1.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             return _number(data, at + 5, 2, "big"), _number(data, at + 7, 2, "big")
@@ -253,8 +269,11 @@ def _tiff(data: bytes) -> tuple[int, int]:
     found: dict[int, int] = {}
     for entry in range(at + 2, at + 2 + 12 * _number(data, at, 2, order), 12):
         tag, kind = _number(data, entry, 2, order), _number(data, entry + 2, 2, order)
-        found[tag] = _number(data, entry + 8, 2 if kind == 3 else 4, order)
-    if 256 not in found or 257 not in found:
+        if tag in (256, 257):
+            if kind not in (3, 4) or tag in found:  # other types may say elsewhere in the file how large it is
+                raise ValueError("no plain size")
+            found[tag] = _number(data, entry + 8, 2 if kind == 3 else 4, order)
+    if len(found) < 2:
         raise ValueError("no size")
     return found[257], found[256]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -51,8 +52,6 @@ class ClipWriter:
     ----------
     path : Path
         The final name.
-    frames : int
-        Frames written so far.
     """
 
     def __init__(
@@ -69,7 +68,6 @@ class ClipWriter:
     ) -> None:
         self.path = path
         self._finish = finish
-        self.frames = 0
         self._like = like
         # Limited range for every input: swscale makes full-range chroma half a level too small (measured).
         self._coding = Coding.of(
@@ -77,8 +75,7 @@ class ClipWriter:
         )
         self._format = _pixel_format(codec, like.size)
         self._reformatter = VideoReformatter()
-        self._first: int | None = None
-        self._last: int | None = None
+        self._times = array("q")
         self._part = path.with_name(f"{path.name}.part")
         self._audio = _AudioCopy(audio_from, path) if audio_from is not None else None
         self._container: OutputContainer | None = None
@@ -133,6 +130,11 @@ class ClipWriter:
                 context.color_primaries = context.color_trc = 1
         return stream
 
+    @property
+    def frames(self) -> int:
+        """Frames written so far."""
+        return len(self._times)
+
     def __enter__(self) -> Self:
         return self
 
@@ -165,19 +167,17 @@ class ClipWriter:
         dtype = np.dtype(np.uint16 if self._format == "gray16le" else np.uint8)
         if image.shape != shape or image.dtype != dtype:
             raise ValueError(f"{self.path}: expected {shape} {dtype}, got {image.shape} {image.dtype}")
-        if self._last is not None and pts <= self._last:
-            raise ValueError(f"{self.path}: expected a pts after {self._last}, got {pts}")
+        if self._times and pts <= self._times[-1]:
+            raise ValueError(f"{self.path}: expected a pts after {self._times[-1]}, got {pts}")
         if self._container is None:
             raise ValueError(f"{self.path}: the writer is closed")
-        self._first = pts if self._first is None else self._first
-        self._last = pts
         whole: Any = np.ascontiguousarray(image)
         frame = from_rgb(whole, self._coding, self._format, self._reformatter)
         frame.pts = int(pts)
         frame.time_base = self._like.time_base
         with _writing(self.path):
             self._mux(self._container, self._stream.encode(frame))
-        self.frames += 1
+        self._times.append(int(pts))
 
     def _mux(self, container: OutputContainer, packets: list[Any]) -> None:
         for packet in packets:
@@ -209,19 +209,20 @@ class ClipWriter:
 
     def _check(self) -> None:
         """A file whose frames, times or sound are others than were written gets no name."""
-        assert self._first is not None
-        assert self._last is not None
         with av.open(f"file:{self._part}") as made:
             found = [_Span() for _ in made.streams]
+            film, times = made.streams.video[0], array("q")
             for packet in made.demux():
                 if packet.size and packet.pts is not None:
                     found[packet.stream.index].add(packet.pts * packet.time_base)
-            video = found.pop(made.streams.video[0].index)
-        if video.packets != self.frames:
-            raise MediaError(f"{self.path}: holds {video.packets} of the {self.frames} frames written; run again")
-        wanted = (self._last - self._first) * self._like.time_base
-        if abs(video.length - wanted) > _ROUNDING:
-            raise MediaError(f"{self.path}: lasts {float(video.length):.3f} s, not {float(wanted):.3f}; run again")
+                    if packet.stream.index == film.index:
+                        times.append(packet.pts)
+            del found[film.index]
+            base = film.time_base or self._like.time_base
+        if len(times) != self.frames:
+            raise MediaError(f"{self.path}: holds {len(times)} of the {self.frames} frames written; run again")
+        if _farthest(times, base, self._times, self._like.time_base) > _rounding(base, self._like.time_base):
+            raise MediaError(f"{self.path}: its frames have other times than were written; write to a .mp4 file")
         for sound, copied in zip(found, [] if self._audio is None else self._audio.copied, strict=True):
             if sound.packets != copied.packets or abs(sound.length - copied.length) > _ROUNDING:
                 lasts = f"{float(sound.length):.3f} s, not {float(copied.length):.3f}"
@@ -318,6 +319,17 @@ class _AudioCopy:
     def close(self) -> None:
         """Close the source."""
         self._container.close()
+
+
+def _farthest(times: array[int], base: Fraction, wanted: array[int], wanted_base: Fraction) -> float:
+    """By how many seconds at most times differ from those wanted, each counted from the first."""
+    got, expected = np.sort(np.array(times)), np.array(wanted)
+    return float(np.abs((got - got[0]) * float(base) - (expected - expected[0]) * float(wanted_base)).max())
+
+
+def _rounding(base: Fraction, wanted: Fraction) -> float:
+    """Seconds by which a container's unit of time moves times: both may be rounded where it is the coarser one."""
+    return float(wanted / 2) if base <= wanted else 1.01 * float(base)
 
 
 def _pixel_format(codec: str, size: tuple[int, int]) -> str:

@@ -179,11 +179,14 @@ def _own_catalogue() -> Path:
 def _read(path: Path, _modified: int) -> dict[str, Entry]:
     try:
         text = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:
         raise ConfigError(f"{path}: not a catalogue: {exc}") from exc
     unknown = set(text) - {"package", "weights", "clip"}
     if unknown:
         raise ConfigError(f"{path}: unknown table {sorted(unknown)[0]!r}; expected package, weights or clip")
+    for kind, tables in text.items():
+        right = isinstance(tables, dict) and all(isinstance(table, dict) for table in tables.values())
+        _expect(right, str(path), kind, f"tables [{kind}.NAME]", repr(tables))
     packages = {n: _package(n, t, f"{path}: package.{n}") for n, t in text.get("package", {}).items()}
     found = {n: _entry(n, t, packages, f"{path}: weights.{n}") for n, t in text.get("weights", {}).items()}
     for name, table in text.get("clip", {}).items():
@@ -200,7 +203,9 @@ def _package(name: str, table: Mapping[str, Any], where: str) -> Package:
 
 
 def _entry(name: str, table: Mapping[str, Any], packages: Mapping[str, Package], where: str) -> Entry:
-    sources = tuple(_source(s, packages, where) for s in table.get("sources", ()))
+    told = table.get("sources", [])
+    _expect(isinstance(told, list), where, "sources", "a list", repr(told))
+    sources = tuple(_source(s, packages, where) for s in told)
     made = _build(Entry, {**table, "name": name, "sources": sources}, where)
     plain = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
     for key in ("name", "file"):

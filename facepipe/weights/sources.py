@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import importlib.util
+import lzma
 import os
 import shutil
 import subprocess
@@ -33,6 +34,19 @@ Progress = Callable[[str, int, int], None]
 
 _CHUNK = 1 << 20
 _TIMEOUT = 30.0  # seconds without an answer
+
+_LARGEST = 16 << 30  # bytes that a source archive may unpack to: it is read to its end, whatever is wanted of it
+# RuntimeError: encrypted members, and (as NotImplementedError) methods that Python does not know.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
 
 _BACKEND = '''"""Answers pip's question for name and version from PKG-INFO, so that no line of the package runs."""
 import email, pathlib, sys
@@ -191,7 +205,7 @@ def _last_error(log: Path) -> str:
 def _translated(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError) as exc:
+    except _DAMAGED as exc:
         raise WeightsError(f"{archive.name}: the archive is damaged ({exc}); pull again") from exc
 
 
@@ -209,8 +223,12 @@ def _zip_members(archive: Path, members: set[str]) -> Iterator[tuple[str, Iterat
 
 
 def _tar_members(archive: Path, members: set[str]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    unpacked = 0
     with tarfile.open(archive, "r|*") as opened:  # a stream: one pass, no seeking
         for info in opened:
+            unpacked += info.size
+            if unpacked > _LARGEST:
+                raise WeightsError(f"{archive.name}: unpacks to more than {_LARGEST} bytes; nothing was kept")
             name = str(PurePosixPath(*PurePosixPath(info.name).parts[1:]))  # below the top folder
             stream = opened.extractfile(info) if info.isreg() and name in members else None
             if stream is not None:
