@@ -585,7 +585,7 @@ def _export_dataset(dest: Path, runs: list[Path], layout: str, quality: list[str
 
 @app.command()
 def verify(
-    files: Annotated[list[Path], typer.Argument(help="Videos, or folders of them.")],
+    files: Annotated[list[Path], typer.Argument(help="Videos, pictures, or folders of videos.")],
     trust: Annotated[
         Path | None, typer.Option("--trust", help="Root certificates in PEM that the signer's must lead to.")
     ] = None,
@@ -602,20 +602,28 @@ def verify(
 
     facepipe verify RUN/swapped
 
+    Of a data set that `facepipe export` signed all videos and pictures are told; pictures can be named too.
+
     Exit code: 0 all labelled and intact; 1 one without a label; 3 one altered; 4 one unreadable; 5 one with a plain
     label but without signature; 6 one not signed by whom --trust names; 7 one that only the mark in its faces tells.
     Of several the gravest: 3, 6, 4, 5, 7, 1.
     """
-    from facepipe.provenance import EXIT_CODES, read_roots, worst
-    from facepipe.video import find_clips
+    from facepipe.provenance import EXIT_CODES, read_roots, read_sums, worst
+    from facepipe.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, find_clips
     from facepipe.watermark import verify as verified
 
     roots = None if trust is None else read_roots(trust)
-    clips = [clip for file in files for clip in find_clips(file) if clip.kind == "video" or not file.is_dir()]
-    if not clips:
+    media: dict[Path, None] = {}
+    for file in files:
+        listed = [
+            file / name for name in read_sums(file) if Path(name).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+        ]
+        clips = [] if listed else [one for one in find_clips(file) if one.kind == "video" or not file.is_dir()]
+        media |= dict.fromkeys([*listed, *(clip.path for clip in clips)])
+    if not media:
         raise UsageError(f"{files[0]}: no video in it")
     models = _no_models if mark is False else functools.cache(_finding_models)
-    verdicts = [verified(clip.path, models, trust=roots, mark="always" if mark else "lost") for clip in clips]
+    verdicts = [verified(path, models, trust=roots, mark="always" if mark else "lost") for path in media]
     if as_json:
         print_json({verdict.path: asdict(verdict) for verdict in verdicts})
     else:

@@ -20,7 +20,7 @@ from facepipe import drawing
 from facepipe.config import CredentialsConfig
 from facepipe.drawing import AMBER, GREEN, GREY, LINE, RED, WHITE, View
 from facepipe.errors import ClipsFailedError, ContainerError, MediaError, UsageError
-from facepipe.provenance import Input, label_video, load_identity, read_label
+from facepipe.provenance import Input, load_identity, read_label, sign_file
 from facepipe.results import ClipResults, RunResults
 from facepipe.trouble import STATES, Note, choose_frames, note
 from facepipe.truth import BlendedFrame, read_truth
@@ -110,8 +110,10 @@ def preview(
     for one, (picture, film) in zip(chosen, names, strict=True):
         shown = _overlay(one, overlay)
         try:
-            label = one.swapped.label if one.swapped is not None else {}
-            write_image(picture, contact_sheet(one, frames=frames, overlay=shown, whole=whole), tags=label)
+            label, sign = _label(one, picture)
+            write_image(
+                picture, contact_sheet(one, frames=frames, overlay=shown, whole=whole), tags=label, finish=sign
+            )
             written.append(picture)
             if video:
                 written.append(side_by_side(one, film, overlay=shown, progress=progress))
@@ -416,8 +418,7 @@ def _write_film(clip: ClipResults, out: Path, overlay: Collection[Overlay], heig
         *(["mask"] if clip.swapped and "mask" in overlay else []),
     ]
     size = (view.size[0] + 2 * LINE + 4, len(panels) * view.size[1])
-    label = clip.swapped.label if clip.swapped is not None else {}
-    sign = None if clip.swapped is None else partial(_sign, clip, clip.swapped.video, out)
+    label, sign = _label(clip, out)
     audio = clip.path if info.has_audio else None
     like = replace(info, size=size, pixel_format="rgb24")
     with (
@@ -431,12 +432,19 @@ def _write_film(clip: ClipResults, out: Path, overlay: Collection[Overlay], heig
     return out
 
 
+def _label(clip: ClipResults, out: Path) -> tuple[dict[str, str], Callable[[Path], None] | None]:
+    """Tags of what shows a clip, and what signs it; neither where it is not swapped."""
+    if clip.swapped is None:
+        return {}, None
+    return clip.swapped.label, partial(_sign, clip, clip.swapped.video, out)
+
+
 def _sign(clip: ClipResults, swapped: Path, out: Path, part: Path) -> None:
-    """Give a film that shows a swap content credentials, with those of the swapped video in them."""
+    """Give what shows a swap content credentials, with those of the swapped video in them."""
     known = clip.run.settings.get("credentials", {})
     identity = load_identity(CredentialsConfig.model_validate(known))
     inputs = [Input(swapped, "target", file_sha256(swapped))]
-    label_video(part, out, read_label(swapped) or {}, inputs, identity)
+    sign_file(part, out, read_label(swapped) or {}, inputs, identity)
 
 
 def _film_frame(painter: _Painter, moment: _Moment, pictures: Mapping[str, Image]) -> Image:

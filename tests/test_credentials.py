@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from typer.main import get_command
 
 import facepipe
 from facepipe import __version__, cli
+from facepipe.cli import main
 from facepipe.config import Config, CredentialsConfig
 from facepipe.errors import ConfigError, MediaError, UsageError
 from facepipe.provenance import (
@@ -34,12 +36,15 @@ from facepipe.provenance import (
     Verdict,
     check,
     label,
-    label_video,
     load_identity,
     prove,
+    read_sums,
     sidecar_of,
+    sign_file,
+    sign_folder,
     statement_of,
     worst,
+    wrong_files,
 )
 from facepipe.video import write_image
 from facepipe.workspace import file_sha256
@@ -65,7 +70,7 @@ def signed(make_video: Maker, tmp_path: Path) -> Signed:
         made = make_video(path.with_stem(f"{path.stem}-bare"), count=5, metadata=tags, muxer=muxer)
         part = path.with_name(f"{name}.part")
         made.rename(part)
-        label_video(part, path, statement_of(tags) or {}, inputs, identity or load_identity(CredentialsConfig()))
+        sign_file(part, path, statement_of(tags) or {}, inputs, identity or load_identity(CredentialsConfig()))
         assert [p.name for p in tmp_path.glob("*.part")] == [part.name]
         part.rename(path)
         return path
@@ -421,7 +426,7 @@ def test_what_cannot_be_signed_is_not_left_unsigned(make_video: Maker, tmp_path:
     clip = make_video(tmp_path / "clip.mp4", count=2)
     inputs = [Input(clip, "target", "0" * 64), Input(clip, "source", "0" * 64)]
     with pytest.raises(MediaError, match=r"x\.mp4: the content credentials cannot be written"):
-        label_video(part, tmp_path / "x.mp4", {}, inputs, load_identity(CredentialsConfig()))
+        sign_file(part, tmp_path / "x.mp4", {}, inputs, load_identity(CredentialsConfig()))
     assert sorted(os.listdir(tmp_path)) == ["clip.mp4", "x.mp4.part"]
 
 
@@ -455,7 +460,7 @@ def test_no_option_turns_labels_off() -> None:
 
 
 def test_a_picture_has_a_plain_label(tmp_path: Path) -> None:
-    """What `facepipe preview` and `export` write: there is no signature, and it is said."""
+    """There is no signature, and it is said."""
     path = tmp_path / "a.png"
     write_image(path, np.zeros((8, 8, 3), np.uint8))
     assert check(path).status == "none"
@@ -464,3 +469,76 @@ def test_a_picture_has_a_plain_label(tmp_path: Path) -> None:
     assert verdict.status == "unsigned"
     assert verdict.label is not None
     assert verdict.label["method"] == "procrustes"
+
+
+# ------------------------------------------------------------------------------------------------------ signed folders
+
+
+@pytest.fixture
+def data_set(make_video: Maker, tmp_path: Path) -> Path:
+    root = tmp_path / "SET"
+    (root / "below").mkdir(parents=True)
+    make_video(root / "below" / "a.mp4", count=2, metadata=label(**SWAPPED), muxer={"movflags": "use_metadata_tags"})
+    original = {"facepipe": json.dumps({"software": "facepipe", "swapped": False})}
+    write_image(root / "b.png", np.zeros((8, 8, 3), np.uint8), tags=original)
+    write_image(root / "c.png", np.zeros((8, 8, 3), np.uint8))
+    (root / "d.json").write_text("{}")
+    sign_folder(root, {"dataset": "x", **SWAPPED}, load_identity(CredentialsConfig()))
+    return root
+
+
+def test_one_signature_vouches_for_a_folder(data_set: Path) -> None:
+    assert list(read_sums(data_set)) == ["b.png", "below/a.mp4", "c.png", "d.json"]
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=data_set, check=True)
+    for name, word in (("b.png", "an original, written by"), ("below/a.mp4", "method gan"), ("c.png", "method gan")):
+        verdict = check(data_set / name)
+        assert (verdict.status, verdict.known, verdict.embedded) == ("intact", True, False)
+        assert word in verdict.sentence()
+    assert list(wrong_files(data_set)) == []
+
+
+def test_verify_tells_of_all_media_of_a_signed_folder(data_set: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["verify", str(data_set)])
+    assert done.value.code == 0
+    told = [line.partition(": intact")[0] for line in capsys.readouterr().out.splitlines()]
+    assert told == [str(data_set / name) for name in ("b.png", "below/a.mp4", "c.png")]
+    (data_set / "below" / "a.mp4").unlink()
+    with pytest.raises(SystemExit) as done:
+        main(["verify", "--no-mark", str(data_set)])
+    assert done.value.code == EXIT_CODES["unreadable"]
+
+
+def test_what_changed_in_a_signed_folder_is_found(data_set: Path) -> None:
+    whole = {path: path.read_bytes() for path in data_set.rglob("*") if path.is_file()}
+    for name in ("b.png", "below/a.mp4", "d.json"):
+        data = bytearray(whole[data_set / name])
+        data[len(data) // 2] ^= 1
+        (data_set / name).write_bytes(data)
+        assert list(wrong_files(data_set)) == [f"{data_set / name}: not the file that SHA256SUMS lists"]
+        assert name == "d.json" or check(data_set / name).status == "altered"
+        (data_set / name).write_bytes(whole[data_set / name])
+    (data_set / "e.txt").touch()
+    (data_set / "d.json").unlink()
+    assert list(wrong_files(data_set)) == [
+        f"{data_set / 'd.json'}: missing, and SHA256SUMS lists it",
+        f"{data_set / 'e.txt'}: not in SHA256SUMS",
+    ]
+    assert check(data_set / "b.png").status == "intact"
+    sums = data_set / "SHA256SUMS"  # who rewrites the list too is found by its signature
+    sums.write_text(sums.read_text().replace("d.json", "f.json"))
+    assert check(data_set / "b.png").status == "altered"
+
+
+def test_a_folder_that_somebody_else_signed_is_untrusted(data_set: Path, tmp_path: Path) -> None:
+    _, root = write_chain(tmp_path, ed25519.Ed25519PrivateKey.generate())
+    assert check(data_set / "b.png", trust=root).status == "untrusted"
+
+
+def test_a_list_names_only_what_is_below_it(tmp_path: Path) -> None:
+    names = ["../x.mp4", "/etc/passwd", "a/../../b", "", ".", "a\0b", "good name.png", "sub/\u2028x.png"]
+    (tmp_path / "SHA256SUMS").write_text("".join(f"{'0' * 64}  {name}\n" for name in names), encoding="utf-8")
+    assert list(read_sums(tmp_path)) == ["good name.png", "sub/\u2028x.png"]
+    (tmp_path / "SHA256SUMS").write_bytes(b"\xff\xfe")
+    assert read_sums(tmp_path) == read_sums(tmp_path / "nowhere") == {}

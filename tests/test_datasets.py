@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from facepipe import geometry, pipeline
+from facepipe.config import CredentialsConfig
 from facepipe.datasets import check_dataset, detect_fakes, export_dataset
 from facepipe.datasets import detecting as detecting_module
 from facepipe.datasets.films import COMPANION
@@ -30,7 +31,7 @@ from facepipe.datasets.plan import SPLITS, _People
 from facepipe.datasets.samples import crop_matrix
 from facepipe.errors import MediaError, RunFolderError, UsageError
 from facepipe.finder import load_models
-from facepipe.provenance import read_label
+from facepipe.provenance import check, load_identity, read_label, sign_folder
 from facepipe.video import read_image, write_image
 from facepipe.watermark import read_mark
 
@@ -102,7 +103,7 @@ def films(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     told: list[tuple[str, int, int]] = []
     notes = export_dataset(runs, dest, progress=lambda *words: told.append(words))
     assert notes == ["nobody for val: people who meet in a swap stay together; give more runs"]
-    assert [done for _, done, _ in told] == [1, 2, 3, 4]
+    assert [done for _, done, _ in told] == [1, 2, 3, 4, 5]
     return dest
 
 
@@ -132,7 +133,12 @@ def test_the_layout_of_faceforensics(films: Path) -> None:
     numbers = {text.split()[0]: number for number, text in facts["files"].items()}
     fakes = {f"{numbers['woman']}_{numbers['man']}", f"{numbers['other']}_{numbers['still']}"}
     made = "manipulated_sequences/facepipe-procrustes"
-    expected = {"dataset.json", *(f"splits/{part}.json" for part in ("train", "val", "test"))}
+    expected = {
+        "dataset.json",
+        "SHA256SUMS",
+        "SHA256SUMS.c2pa",
+        *(f"splits/{part}.json" for part in ("train", "val", "test")),
+    }
     for quality in ("raw", "c23", "c40"):
         expected |= {f"original_sequences/youtube/{quality}/videos/{fake[:3]}.mp4" for fake in fakes}
         expected |= {f"{made}/{quality}/videos/{fake}.mp4" for fake in fakes}
@@ -168,6 +174,10 @@ def test_labels_and_marks_are_on_both(films: Path, runs: list[Path]) -> None:
     assert told is not None
     assert told["swapped"] is False
     assert sorted(told) == sorted(label)
+    for path, words in ((fake, "swapped by facepipe"), (real, "an original, written by facepipe")):
+        verdict = check(path)
+        assert verdict.status == "intact"
+        assert words in verdict.sentence()
     from facepipe.config import DetectConfig
 
     found = read_mark(real, load_models(DetectConfig(embedder="none")))
@@ -350,6 +360,7 @@ def test_the_checker_and_shards_of_somebody_else(tmp_path: Path) -> None:
     picture = cv2.imencode(".png", np.zeros((256, 256, 3), np.uint8))[1].tobytes()
     whole = {"json": b'{"video": "001", "label": 0}', "png": picture, "mask.png": picture, "landmarks.npy": points}
     shard(**whole)
+    sign_folder(tmp_path, {}, load_identity(CredentialsConfig()))
     assert check_dataset(tmp_path) == []
     rng = random.Random(0)
     for name, data in whole.items():

@@ -17,7 +17,7 @@ import facepipe
 from facepipe import drawing, viewer
 from facepipe.drawing import LINE, View
 from facepipe.errors import ClipsFailedError, MediaError, RunFolderError, UsageError
-from facepipe.provenance import read_label
+from facepipe.provenance import check, read_label
 from facepipe.results import RunResults
 from facepipe.trouble import Note, choose_frames, note, worst_frames
 from facepipe.types import Flag
@@ -369,6 +369,7 @@ def test_clips_that_are_gone_are_named_and_the_others_done(copied_run: Any, tmp_
 def test_a_sheet_says_what_it_shows(quick_run: Any, tmp_path: Path) -> None:
     (sheet,) = preview(quick_run.out, frames=1, out=tmp_path / "sheets")
     assert read_label(sheet) == read_label(quick_run.out / "swapped" / "woman.mp4")
+    assert check(sheet).status == "intact"
 
 
 def test_a_damaged_table_is_one_line(copied_run: Any) -> None:

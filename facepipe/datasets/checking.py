@@ -16,7 +16,7 @@ from facepipe.datasets.export import FORMATS, NAME, SHEET
 from facepipe.datasets.films import MASKS, film_path, white
 from facepipe.datasets.samples import COUNT, REAL, SIDE, beside
 from facepipe.errors import FacepipeError, UsageError, one_line
-from facepipe.provenance import statement_of
+from facepipe.provenance import SUMS, check, statement_of, wrong_files
 from facepipe.stored import DAMAGED, array_of, read_array
 from facepipe.video import open_clip, read_image, read_metadata
 from facepipe.video.stills import decode_image
@@ -28,7 +28,7 @@ __all__ = ["check_dataset"]
 def check_dataset(dest: str | Path) -> list[str]:
     """What is wrong with a data set, a line each; empty when it is whole and fair.
 
-    Every file is opened: videos are decoded to their ends.
+    Every file is opened: videos are decoded to their ends, and all are compared with the signed list.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def check_dataset(dest: str | Path) -> list[str]:
     facts = read_json(root / SHEET)
     if not isinstance(facts, dict) or facts.get("format") not in FORMATS:
         raise UsageError(f"{root}: no data set that `facepipe export --format` made")
-    found: list[str] = []
+    found = list(_unsigned(root))
     with _telling(found, root / SHEET):
         found += _mixed_people(facts)
         match facts["format"]:
@@ -50,6 +50,18 @@ def check_dataset(dest: str | Path) -> list[str]:
             case _:
                 found += _wrong_shards(root)
     return found
+
+
+def _unsigned(root: Path) -> Iterator[str]:
+    """What is not as it was signed."""
+    path = root / SUMS
+    if not path.exists():
+        yield f"{path}: missing; export again"
+        return
+    verdict = check(path)
+    if verdict.status != "intact":
+        yield verdict.sentence()
+    yield from wrong_files(root)
 
 
 @contextmanager

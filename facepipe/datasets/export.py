@@ -7,10 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
+from facepipe.config import CredentialsConfig
 from facepipe.datasets.films import COMPRESSIONS, write_films
 from facepipe.datasets.plan import Plan, plan_of
 from facepipe.datasets.samples import write_frames, write_shards
 from facepipe.errors import UsageError
+from facepipe.provenance import SUMS, label, load_identity, sign_folder, statement_of, wrong_files
 from facepipe.workspace import read_json, write_json
 
 __all__ = ["FORMATS", "NAME", "SHEET", "Format", "export_dataset"]
@@ -36,7 +38,7 @@ def export_dataset(
     qualities: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> list[str]:
-    """Write the swapped videos of runs as a data set; what is there already is kept.
+    """Write the swapped videos of runs as a data set, and sign it; what is there already is kept.
 
     Parameters
     ----------
@@ -74,7 +76,7 @@ def export_dataset(
     facts = {"format": format, "qualities": list(wanted), "files": plan.files, "pairs": _pairs(plan)}
     _begin(root, facts)
     rounds = 1 if format == "faceforensics" else 2
-    total, done = rounds * (len(plan.originals()) + len(plan.pairs)), 0
+    total, done = rounds * (len(plan.originals()) + len(plan.pairs)) + 1, 0
 
     def told(name: str) -> None:
         nonlocal done
@@ -95,9 +97,21 @@ def export_dataset(
         (root / "splits").mkdir(exist_ok=True)
         for part, pairs in plan.splits().items():
             write_json(root / "splits" / f"{part}.json", pairs)
+    _sign(plan, root, facts, told)
     if empty := [part for part, pairs in plan.splits().items() if not pairs]:
         notes.append(f"nobody for {' and '.join(empty)}: people who meet in a swap stay together; give more runs")
     return notes
+
+
+def _sign(plan: Plan, root: Path, facts: Mapping[str, Any], told: Callable[[str], None]) -> None:
+    """One signature for all files, as who signed the first run would sign it; what is signed already stays so."""
+    if (root / SUMS).exists() and not any(wrong_files(root)):
+        return
+    run = plan.pairs[0].clip.run
+    identity = load_identity(CredentialsConfig.model_validate(run.settings.get("credentials", {})))
+    said = statement_of(label(dataset=facts["format"], pairs=len(plan.pairs))) or {}
+    sign_folder(root, said, identity)
+    told(SUMS)
 
 
 def _pairs(plan: Plan) -> list[dict[str, str]]:

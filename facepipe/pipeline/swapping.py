@@ -20,7 +20,7 @@ from facepipe.methods.procrustes import plan_procrustes
 from facepipe.pipeline.context import VERSION, Context
 from facepipe.pipeline.faces import FaceStages
 from facepipe.pipeline.training import Training
-from facepipe.provenance import Identity, Input, label, label_video, load_identity, prove, sidecar_of, statement_of
+from facepipe.provenance import Identity, Input, label, load_identity, prove, sidecar_of, sign_file, statement_of
 from facepipe.selection import Selection, select
 from facepipe.stages.swap import swap_frames, write_swap
 from facepipe.stored import DAMAGED, read_table
@@ -202,7 +202,7 @@ class Swapping:
             Input(one.path, "source", self._workspace.file_hash(one.path))
             for one in self._context.alive("align", "source")
         ]
-        label_video(part, video, statement_of(tags) or {}, [target, *sources], self.identity)
+        sign_file(part, video, statement_of(tags) or {}, [target, *sources], self.identity)
 
     def _truth_writer(self, clip: Clip, like: VideoInfo, statement: dict[str, str]) -> truth.TruthWriter | None:
         if not self._config.swap.blend_truth:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from facepipe.errors import ConfigError, MediaError, one_line
 from facepipe.provenance.credentials import ASSERTION, OFFLINE, SIDECAR, mime_of
 from facepipe.provenance.identity import credentials_folder, own_root
 from facepipe.provenance.labels import read_label
+from facepipe.provenance.sets import SUMS, find_set, read_sums
+from facepipe.workspace import file_sha256
 
 __all__ = ["EXIT_CODES", "Status", "Verdict", "check", "worst"]
 
@@ -85,7 +88,10 @@ class Verdict:
 
     def _said(self) -> str:
         said = self.label or {}
-        made = f"swapped by {said.get('software', 'facepipe')}, method {said.get('method', 'unknown')}"
+        by = said.get("software", "facepipe")
+        made = f"swapped by {by}, method {said.get('method', 'unknown')}"
+        if said.get("swapped") is False:
+            made = f"an original, written by {by}"
         who = f"signed by {self.signer} of {self.issuer}{'' if self.known else ', whom nobody here vouches for'}"
         why = "; ".join(self.problems)
         match self.status:
@@ -105,12 +111,13 @@ class Verdict:
 
 
 def check(path: Path, *, trust: bytes | None = None) -> Verdict:
-    """Read a video's label and compare the file with it. Nothing is fetched from a network.
+    """Read the label of a video or a picture and compare the file with it. Nothing is fetched from a network.
 
     Parameters
     ----------
     path : Path
-        The video. A manifest beside it (`SIDECAR`) is read where it has none inside.
+        The file. A manifest beside it (`SIDECAR`) is read where it has none inside, and else the signed list of a
+        data set that it belongs to (`facepipe.provenance.sets`).
     trust : bytes, optional
         Root certificates in PEM; with them a signer whose chain does not lead there is `untrusted`.
 
@@ -136,6 +143,9 @@ def check(path: Path, *, trust: bytes | None = None) -> Verdict:
             store, embedded = _read_store(path, context)
     except c2pa.C2paError as exc:
         if isinstance(exc, c2pa.C2paError.ManifestNotFound) or (unreadable and not _beside(path)):
+            listed = _in_a_set(path, plain, trust)
+            if listed is not None and (listed.status == "altered" or not unreadable):
+                return listed
             if unreadable:
                 return Verdict(name, "unreadable", problems=[unreadable])
             return Verdict(name, "unsigned" if plain else "none", plain)
@@ -144,6 +154,29 @@ def check(path: Path, *, trust: bytes | None = None) -> Verdict:
     except OSError as exc:
         return Verdict(name, "unreadable", problems=[exc.strerror or str(exc)])
     return _judge(name, store, embedded=embedded, demanded=trust is not None)
+
+
+def _in_a_set(path: Path, plain: dict[str, Any] | None, trust: bytes | None) -> Verdict | None:
+    """What the signed list of a data set says of a file that has no credentials of its own."""
+    found = find_set(path)
+    if found is None:
+        return None
+    root, name = found
+    whole = _check_list(root / SUMS, (root / SUMS).stat().st_mtime_ns, trust)
+    label = whole.label if plain is None else plain
+    try:
+        same = file_sha256(path) == read_sums(root)[name]
+    except OSError:  # it cannot be read at all
+        return None
+    if not same:
+        problems = [f"it is not the file that {root / SUMS} lists", *whole.problems]
+        return replace(whole, path=str(path), status="altered", label=label, problems=problems)
+    return replace(whole, path=str(path), label=label)
+
+
+@lru_cache(4)
+def _check_list(path: Path, _changed: int, trust: bytes | None) -> Verdict:
+    return check(path, trust=trust)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Status:

@@ -17,7 +17,7 @@ from facepipe.provenance.identity import Identity
 from facepipe.provenance.labels import source_type
 from facepipe.workspace import atomic_path
 
-__all__ = ["ASSERTION", "MIME", "OFFLINE", "SIDECAR", "Input", "label_video", "mime_of", "prove", "sidecar_of"]
+__all__ = ["ASSERTION", "MIME", "OFFLINE", "SIDECAR", "Input", "mime_of", "prove", "sidecar_of", "sign_file"]
 
 SIDECAR = ".c2pa"
 """Suffix of the manifest beside a video that cannot hold it."""
@@ -54,10 +54,8 @@ class Input:
     sha256: str
 
 
-def label_video(
-    part: Path, path: Path, statement: dict[str, Any], inputs: Sequence[Input], identity: Identity
-) -> None:
-    """Give a finished video its content credentials, before it takes its final name.
+def sign_file(part: Path, path: Path, statement: dict[str, Any], inputs: Sequence[Input], identity: Identity) -> None:
+    """Give a finished file its content credentials, before it takes its final name.
 
     Parameters
     ----------
@@ -69,7 +67,7 @@ def label_video(
     statement : dict
         What the plain label says; see `facepipe.provenance.statement_of`.
     inputs : sequence of Input
-        The target clip and the source clips, one at least; they become the ingredients.
+        The target clip and the source clips; they become the ingredients. Without any the file was created here.
     identity : Identity
         Who signs.
 

@@ -22,6 +22,7 @@ __all__ = ["decode_image", "is_animated", "publish", "read_image", "read_tags", 
 _WRITABLE = (".png", ".jpg", ".jpeg")
 _JPEG_QUALITY = 95
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_LONGEST_COMMENT = 0xFFFF - 3  # bytes of key and text in a JPEG
 _PNG_HEADER = 33  # bytes, with the header's chunk
 _LEAST, _DEEPEST = 1 << 24, 8  # bytes that any file may have; bytes of a pixel of four channels of 16 bits
 
@@ -86,7 +87,13 @@ def decode_image(
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def write_image(path: str | Path, image: Image, *, tags: Mapping[str, str] | None = None) -> None:
+def write_image(
+    path: str | Path,
+    image: Image,
+    *,
+    tags: Mapping[str, str] | None = None,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
     """Write RGB pixels as PNG or JPEG (quality 95), whole or not at all.
 
     Parameters
@@ -97,6 +104,8 @@ def write_image(path: str | Path, image: Image, *, tags: Mapping[str, str] | Non
         RGB or grey.
     tags : mapping of str to str, optional
         Kept in the file as text of ASCII, where `read_tags` finds it.
+    finish : callable, optional
+        Called with the finished file before it gets its name, which it may replace.
 
     Raises
     ------
@@ -118,17 +127,22 @@ def write_image(path: str | Path, image: Image, *, tags: Mapping[str, str] | Non
         raise MediaError(f"{path}: an image of shape {image.shape} cannot be encoded")
     part = path.with_name(f"{path.name}.part")
     try:
-        part.write_bytes(_with_tags(data.tobytes(), tags or {}))
+        part.write_bytes(_with_tags(path, data.tobytes(), tags or {}))
+        if finish is not None:
+            finish(part)
         publish(part, path)
     except OSError as exc:
-        part.unlink(missing_ok=True)
         raise MediaError(f"{path}: cannot be written: {exc.strerror}") from exc
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _with_tags(data: bytes, tags: Mapping[str, str]) -> bytes:
+def _with_tags(path: Path, data: bytes, tags: Mapping[str, str]) -> bytes:
     """A PNG or JPEG with its texts behind its header: chunks ``tEXt``, or comments ``key=text``."""
     texts = [(key.encode("ascii"), text.encode("ascii", "backslashreplace")) for key, text in tags.items()]
     if data.startswith(_JPEG):
+        if max((len(key) + len(text) for key, text in texts), default=0) > _LONGEST_COMMENT:
+            raise MediaError(f"{path}: its label is too long for a JPEG; write a .png")
         parts = [b"\xff\xfe" + struct.pack(">H", len(key) + len(text) + 3) + key + b"=" + text for key, text in texts]
         return data[:2] + b"".join(parts) + data[2:]
     bodies = [b"tEXt" + key + b"\0" + text for key, text in texts]

@@ -29,7 +29,7 @@ import facepipe
 from facepipe import pipeline, weights
 from facepipe.config import CredentialsConfig
 from facepipe.demo import CLIPS
-from facepipe.provenance import Input, check, label_video, load_identity, prove, read_label
+from facepipe.provenance import Input, check, load_identity, prove, read_label, sign_file
 
 AIM = 0.05
 
@@ -41,11 +41,11 @@ def swapping(source: Path, target: Path, out: Path, rounds: int) -> dict[str, An
 
     def timed(*given: Any) -> None:
         start = time.perf_counter()
-        label_video(*given)
+        sign_file(*given)
         spent.append(time.perf_counter() - start)
 
     swaps = []
-    with mock.patch.object(pipeline, "label_video", timed):
+    with mock.patch.object(pipeline, "sign_file", timed):
         for _ in range(rounds):
             shutil.rmtree(out / "swapped", ignore_errors=True)
             (outcome,) = [o for o in facepipe.swap(out=out).outcomes if o.stage == "swap"]
@@ -91,7 +91,7 @@ def growing(video: Path, folder: Path, rounds: int) -> list[dict[str, Any]]:
         for _ in range(rounds):
             shutil.copy(bare, part)
             start = time.perf_counter()
-            label_video(part, path, statement, inputs, identity)
+            sign_file(part, path, statement, inputs, identity)
             signing.append(time.perf_counter() - start)
             part.rename(path)
             start = time.perf_counter()
