@@ -95,7 +95,7 @@ class DetectConfig(_Section):
     """Gaps of a track up to so many frames get interpolated faces, flagged as filled; 0 leaves them."""
     embedder: Literal["irv1", "sface", "none"] = "irv1"
     """Identity net whose embeddings stand in faces.parquet."""
-    embed_stride: Annotated[int, Field(ge=1, le=250)] = 5
+    embed_stride: Annotated[int, Field(ge=1, le=250)] = 10
     """Every n-th frame is embedded, and besides the first faces of a track and those beside others; 1 is every one."""
 
 

@@ -14,8 +14,9 @@ from facepipe.config import AlignConfig, LimitsConfig
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.gaps import between
 from facepipe.image import sharpness, warp
+from facepipe.overlap import ahead
 from facepipe.types import Faces, Flag, Image
-from facepipe.video import Frame
+from facepipe.video import Frame, with_pixels
 
 __all__ = ["align_faces", "crop_size", "crop_transforms", "steady_faces"]
 
@@ -26,6 +27,7 @@ _THUMB = 24
 _STEP, _SMALLEST, _LARGEST = 32, 128, 1024  # sides of crops; a second of the largest takes 80 MB
 _SHARE = 0.9  # of a clip's faces are not made smaller
 _JUDGED = 384  # side of the picture that sharpness is measured in, where the crop is larger: it depends on the scale
+_AHEAD = 3  # frames that are decoded and converted meanwhile
 _LIKENESS = 0.6  # four frames apart faces have 0.6 to 1, blurred ones 0.72 to 0.9, what is put before them up to 0.57
 
 
@@ -157,7 +159,7 @@ def align_faces(
     Parameters
     ----------
     frames : iterable of Frame
-        The frames of the clip from which `faces` were found.
+        The frames of the clip from which `faces` were found; they are drawn in a thread of its own.
     faces : Faces
         Rows in the order of frames, as stage *detect* found them: what is smoothed twice is smoothed too much.
     config, limits
@@ -182,16 +184,17 @@ def align_faces(
     size = (side, side)
     sharp = np.zeros(len(faces), np.float32)
     rows = _rows_by_frame(faces)
-    for frame in frames:
-        for row in rows.pop(frame.index, ()):
-            crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.image, matrices[row], size)
-            sharp[row] = sharpness(_resized(crop, min(side, _JUDGED)))
-            write(crop)
-            track = int(faces.track[row])
-            if not filled[row]:
-                last[track] = crop
-            elif track in last:
-                hidden[row] = not _alike(last[track], crop)
+    with ahead(with_pixels(frames), _AHEAD) as ready:
+        for frame in ready:
+            for row in rows.pop(frame.index, ()):
+                crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.image, matrices[row], size)
+                sharp[row] = _sharpness(crop)
+                write(crop)
+                track = int(faces.track[row])
+                if not filled[row]:
+                    last[track] = crop
+                elif track in last:
+                    hidden[row] = not _alike(last[track], crop)
     if rows:
         raise ValueError(f"faces of frame {min(rows)} and later: the clip has fewer frames than when they were found")
     flags = faces.flags & ~np.int32(Flag.BLURRED)
@@ -200,7 +203,12 @@ def align_faces(
     return faces.with_columns(frame_to_crop=np.where(bad[:, None, None], 0.0, matrices), sharpness=sharp, flags=flags)
 
 
-def _resized(crop: Image, side: int) -> Image:
+def _sharpness(crop: Image) -> float:
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    return sharpness(_resized(np.asarray(grey, np.uint8), min(len(crop), _JUDGED)))
+
+
+def _resized(crop: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if crop.shape[0] == side:
         return crop
     return np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), np.uint8)

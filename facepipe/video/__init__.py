@@ -12,7 +12,7 @@ Convention
 
 from facepipe.video.clips import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clip, find_clips
 from facepipe.video.planes import read_planes
-from facepipe.video.reader import ClipReader, Frame, open_clip, probe
+from facepipe.video.reader import ClipReader, Frame, open_clip, probe, with_pixels
 from facepipe.video.source import Limits, read_metadata
 from facepipe.video.stills import read_image, read_tags, write_image
 from facepipe.video.writer import ClipWriter, open_writer
@@ -33,5 +33,6 @@ __all__ = [
     "read_metadata",
     "read_planes",
     "read_tags",
+    "with_pixels",
     "write_image",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from facepipe.video.source import Limits, open_input, promised_size, reading
 from facepipe.video.stills import is_animated, read_image
 from facepipe.video.timing import Clock, Tally, Turn
 
-__all__ = ["ClipReader", "Frame", "open_clip", "probe"]
+__all__ = ["ClipReader", "Frame", "open_clip", "probe", "with_pixels"]
 
 _IMAGE_RATE = Fraction(25)
 _HDR = {16: "PQ", 18: "HLG"}  # AVColorTransferCharacteristic
@@ -329,6 +329,13 @@ def _video_stream(container: InputContainer, path: Path, limits: Limits) -> Vide
     }  # the decoder's own guard, before it allocates
     stream.thread_type = "AUTO"
     return stream
+
+
+def with_pixels(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames, converted: for the thread that decodes, where others look at the pixels."""
+    for frame in frames:
+        _ = frame.image
+        yield frame
 
 
 def open_clip(
