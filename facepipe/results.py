@@ -292,7 +292,8 @@ class RunResults:
         folder = self.root / side / name
         state = read_marker(folder / "detect.json")
         try:
-            where, frames, time_base = path or Path(state["path"]), int(state["frames"]), Fraction(state["time_base"])
+            known = self.root / state["path"] if "film" in state else Path(state["path"])
+            where, frames, time_base = path or known, int(state["frames"]), Fraction(state["time_base"])
             if not (0 <= frames <= _MOST_FRAMES and time_base > 0):
                 raise ValueError(f"{frames} frames of {time_base} s")
             return ClipResults(side, name, folder, where, frames, time_base, self)

@@ -28,6 +28,7 @@ from facepipe import __version__
 from facepipe.errors import RunFolderBusyError, RunFolderError, UsageError
 from facepipe.stored import DAMAGED, read_array, read_table
 from facepipe.types import Faces, Flag, Image, Side
+from facepipe.video.clips import Clip
 
 __all__ = [
     "FORMAT",
@@ -380,6 +381,12 @@ class Workspace:
     def swapped(self) -> Path:
         """Folder of the swapped videos."""
         return self.root / "swapped"
+
+    def place_of(self, clip: Clip) -> dict[str, str]:
+        """Where a clip is: its ``path``; of a part of a film that within the run folder, and the ``film``."""
+        if clip.film is None:
+            return {"path": str(clip.path)}
+        return {"path": clip.path.relative_to(self.root).as_posix(), "film": str(clip.film.path)}
 
     def file_hash(self, path: Path) -> str:
         """SHA-256 of a file, or of all images of a folder; remembered as long as size and time stay the same."""

@@ -27,9 +27,8 @@ from numpy.typing import NDArray
 from facepipe import video
 from facepipe.errors import MediaError, MediaLimitError, UsageError
 from facepipe.types import VideoInfo
-from facepipe.video import Limits, clips, color, stills, timing
+from facepipe.video import Limits, clips, color, muxing, source, stills, timing
 from facepipe.video import reader as reader_module
-from facepipe.video import writer as writer_module
 
 Image = NDArray[np.uint8]
 Make = Callable[..., Path]
@@ -336,14 +335,14 @@ def test_an_abandoned_iteration_closes_its_file(tmp_path: Path, make_video: Make
 def test_threads_do_not_change_the_result(tmp_path: Path, make_video: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     made = make_video(tmp_path / "a.mp4", count=30)
     _, images, times, _ = read(made)
-    original = reader_module._video_stream
+    original = source.video_stream
 
     def single(*args: Any) -> Any:
         stream = original(*args)
         stream.thread_type, stream.thread_count = "NONE", 1
         return stream
 
-    monkeypatch.setattr(reader_module, "_video_stream", single)
+    monkeypatch.setattr(reader_module, "video_stream", single)
     _, alone, times_alone, _ = read(made)
     assert times == times_alone
     assert all(np.array_equal(a, b) for a, b in zip(images, alone, strict=True))
@@ -959,8 +958,8 @@ def test_a_file_with_other_times_gets_no_name(
 def test_a_file_that_lost_sound_gets_no_name(
     tmp_path: Path, make_video: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    more = writer_module._Span(packets=1000, last=Fraction(9))
-    monkeypatch.setattr(writer_module._AudioCopy, "copied", [more])
+    more = muxing._Span(packets=1000, last=Fraction(9))
+    monkeypatch.setattr(muxing.AudioCopy, "copied", [more])
     source = make_video(tmp_path / "a.mp4", audio=["aac"])
     with pytest.raises(MediaError, match=r"b\.mp4: its sound lasts 0\.\d+ s, not 9\.000"):
         copy(source, tmp_path / "b.mp4", audio_from=source)

@@ -15,13 +15,14 @@ from facepipe import evaluation
 from facepipe.config import Config, build, load
 from facepipe.errors import UsageError
 from facepipe.pipeline.context import choose_device, library_versions
+from facepipe.pipeline.films import cut_films
 from facepipe.pipeline.outcome import Outcome, Progress, Result, Stage
 from facepipe.pipeline.running import Run
 from facepipe.pipeline.swapping import read_swapped
 from facepipe.pipeline.training import assist
 from facepipe.provenance import require_consent
 from facepipe.report import write_report
-from facepipe.types import Side
+from facepipe.types import SIDES, Side
 from facepipe.video import Clip, find_clips
 from facepipe.workspace import Workspace
 
@@ -174,5 +175,9 @@ def _call(stage: Stage, config: Any, progress: Progress | None, settings: Mappin
         # What is trained depends on all clips: a shard of its swaps has to look at all of them.
         if not (stage == "swap" and resolved.swap.method == "gan"):
             clips["target"] = clips["target"][part[0] :: part[1]]
+    told = progress or (lambda *_: None)
     with Workspace(resolved.out, shard=resolved.engine.shard) as workspace:
-        return Run(resolved, workspace, clips, progress or (lambda *_: None)).up_to(stage)
+        parts: dict[Side, list[Clip]] = {
+            side: cut_films(clips[side], side, resolved, workspace, told) for side in SIDES
+        }
+        return Run(resolved, workspace, parts, told).up_to(stage)

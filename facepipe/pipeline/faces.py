@@ -86,7 +86,7 @@ class FaceStages:
         for name in (DETECTED, "faces.parquet"):
             write_faces(folder / name, faces)
         return {
-            "path": str(clip.path),
+            **self._workspace.place_of(clip),
             "frames": count,
             "faces": len(faces),
             "frames_with_face": len(np.unique(faces.frame)),
@@ -223,10 +223,24 @@ class FaceStages:
         return embedding
 
     def target(self, clip: Clip) -> tuple[Faces, NDArray[np.bool_]]:
-        """All faces of a clip, and which of them are the target person's."""
-        faces = self.table("target", clip)
-        (rows,) = self.person([faces], self._config.swap.target_person)
+        """All faces of a clip, and which of them are the target person's: of a part of a film, the film's."""
+        faces, picture = self.table("target", clip), self._config.swap.target_person
+        if clip.film is None:
+            (rows,) = self.person([faces], picture)
+            return faces, rows
+        parts = [part for part in self._context.alive("align", "target") if part.film == clip.film]
+        found = self.person([self._told_by(part) for part in parts], picture)
+        own = parts.index(clip)
+        tracks = np.unique(self._told_by(clip).track[found[own]])
+        rows = np.isin(faces.track, tracks)
+        rows[np.flatnonzero(rows)[1:][np.diff(faces.frame[rows]) == 0]] = False  # one a frame: the largest comes first
         return faces, rows
+
+    def _told_by(self, clip: Clip) -> Faces:
+        """The faces of a target clip that tell who is in it, without points: what parts know of each other."""
+        path = self._workspace.clip_folder("target", clip.name) / "faces.parquet"
+        faces = read_faces(path, without=("landmarks", "mesh"))
+        return faces[np.isfinite(faces.embedding).all(1)]
 
     def told_rules(self) -> dict[str, Any]:
         """The rules and what they dropped, for the manifest; JSON has no infinity, so no limit is null."""

@@ -17,6 +17,7 @@ from facepipe.engine import Died, Do, LocalPool, Pool, RayPool, Tell
 from facepipe.errors import DegenerateLandmarksError, FacepipeError, MediaError, NoFaceError, RunFolderError, one_line
 from facepipe.pipeline.context import Context, library_versions
 from facepipe.pipeline.faces import FaceStages
+from facepipe.pipeline.films import films_of
 from facepipe.pipeline.outcome import Outcome, Progress, Result, Stage
 from facepipe.pipeline.scoring import Common, Scored, Scoring
 from facepipe.pipeline.swapping import Swapping
@@ -134,9 +135,37 @@ class Run:
                 _ = self.swapping.bank  # without a usable source face the call ends here, not clip by clip
                 mine = [clip for clip in self.context.alive("align", "target") if self._is_mine(clip)]
                 self._each("swap", [("target", clip) for clip in mine])
+                if self._workspace.shard is None:
+                    self._join_films()
             if stage == "score":
                 with self._timed("score"):
                     self.scoring.score_all()
+
+    def _join_films(self) -> None:
+        """Make one video of the parts of each film; one whose parts failed is told, and the others follow."""
+        failed = {one.clip for one in self.context.result.failed}
+        swapped = {clip.name for clip in self.context.alive("swap", "target")}
+        for film, parts in films_of(self.context.clips["target"]).items():
+            names = [part.name for part in parts]
+            start = time.perf_counter()
+            if lost := [name for name in names if name in failed]:
+                reason = f"{film.path}: not joined, since {', '.join(lost)} failed; run again"
+            elif not swapped.intersection(names):
+                reason = f"{film.path}: nothing was swapped in any of its {len(parts)} parts"
+            else:
+                with self._workspace.clip_lock("target", film.name):
+                    reason = self._joined(film, parts)
+            status: Literal["failed", "done"] = "failed" if reason else "done"
+            seconds = time.perf_counter() - start
+            self.context.result.outcomes.append(Outcome("swap", "target", film.name, status, reason, 0, seconds))
+
+    def _joined(self, film: Clip, parts: list[Clip]) -> str:
+        """Why a film could not be joined; empty when it was."""
+        try:
+            self.swapping.join(film, parts)
+        except Exception as exc:
+            return one_line(self._reason("swap", "target", film, exc))
+        return ""
 
     def _is_mine(self, clip: Clip) -> bool:
         """Whether a target clip is this shard's, or there are no shards."""
@@ -250,6 +279,9 @@ class Run:
             if self.context.progress.failed:
                 raise
             reason = one_line(self._reason(stage, side, clip, exc))
+            if isinstance(exc, NoFaceError) and clip.film is not None:  # the film goes on without
+                self.context.result.warnings.append(f"{clip.film.path}: a part is left as it is: {reason}")
+                reason = ""
         status: Literal["done", "kept", "failed"] = "failed" if reason else "done" if frames else "kept"
         return Outcome(stage, side, clip.name, status, reason, frames, time.perf_counter() - start)
 
@@ -273,7 +305,10 @@ class Run:
     def _write_manifest(self) -> None:
         inputs = {
             side: {
-                clip.name: {"path": str(clip.path), "sha256": self._workspace.file_hash(clip.path)}
+                clip.name: {
+                    **self._workspace.place_of(clip),
+                    "sha256": self._workspace.file_hash(clip.path),
+                }
                 for clip in self.context.alive("detect", side)
             }
             for side in self.context.clips

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,7 +28,7 @@ from facepipe.selection import Selection, select
 from facepipe.stages.swap import swap_frames, write_swap
 from facepipe.stored import DAMAGED, read_table
 from facepipe.types import Faces, VideoInfo
-from facepipe.video import Clip
+from facepipe.video import Clip, ClipReader, join_parts, open_writer
 from facepipe.watermark import Mark, payload_of
 from facepipe.workspace import digest, read_marker, write_table
 
@@ -66,6 +69,20 @@ class Swapping:
             pictures=[self._workspace.file_hash(picture) if picture else None for picture in pictures],
             **self._faces.rules(),
         )
+
+    def _film_key(self, film: Clip) -> str:
+        """What the swap of a film in parts depends on: the id that all of its parts tell."""
+        return self._context.key(
+            "swap",
+            film=self._workspace.file_hash(film.path),
+            sources=list(self._source_hashes()),
+            trained=self._context.keys.get(("train", "target", "model")),
+            settings=self._config.model_dump(mode="json", include={"detect", "align", "select", "swap", "limits"}),
+        )
+
+    def _source_hashes(self) -> dict[str, Path]:
+        """The files of the source person by their hashes."""
+        return {self._workspace.file_hash(c.origin): c.origin for c in self._context.alive("align", "source")}
 
     def _plan(self, clip: Clip, faces: Faces, rows: NDArray[np.bool_], ruled: Selection) -> Plan:
         """How the chosen method swaps a clip, of whose faces `rows` are the target person's, and `ruled` may be."""
@@ -116,9 +133,9 @@ class Swapping:
         statement = label(
             method=self._config.swap.method,
             blend=self._config.swap.blend,
-            target_sha256=self._workspace.file_hash(clip.path),
-            source_sha256=[self._workspace.file_hash(c.path) for c in self._context.alive("align", "source")],
-            run=key,
+            target_sha256=self._workspace.file_hash(clip.origin),
+            source_sha256=list(self._source_hashes()),
+            run=key if clip.film is None else self._film_key(clip.film),
         )
         for place in (folder, self.mask(clip).parent):
             place.mkdir(exist_ok=True)
@@ -166,22 +183,75 @@ class Swapping:
         with (
             self._context.open(clip) as reader,
             closing(
-                swap_frames(reader, plan, settings, seed=seed, mark=self._mark_of(statement, reader.info))
+                swap_frames(
+                    reader, plan, settings, seed=seed, mark=self._mark_of(statement, like := self._like(clip, reader))
+                )
             ) as swapped,
         ):
             columns = write_swap(
                 self._context.told("swap", clip, reader, swapped),
                 self._config.swap,
-                like=reader.info,
+                like=like,
                 video=video,
                 mask=self.mask(clip),
                 audio_from=clip.path if reader.info.has_audio else None,
                 metadata=statement,
                 sign=partial(self._sign, clip, video, statement),
-                truth=self._truth_writer(clip, reader.info, statement),
+                truth=self._truth_writer(clip, like, statement),
                 source_clips=[one.name for one in self._context.alive("align", "source")],
             )
         return video, columns
+
+    def _like(self, clip: Clip, reader: ClipReader) -> VideoInfo:
+        """What the swapped video is like; the parts of a film are all of one rate, so that they fit together."""
+        if clip.film is None:
+            return reader.info
+        with self._context.open(clip.film) as film:
+            return replace(reader.info, rate=film.info.rate)
+
+    def join(self, film: Clip, parts: Sequence[Clip]) -> bool:
+        """Join the swapped parts of a film into ``swapped/<film>.mp4``; whether that was done now.
+
+        A part in which nothing was swapped comes as it is, encoded like the others.
+        """
+        folder, swapped = self._workspace.swapped, self._context.alive("swap", "target")
+        keys = [self._context.keys["swap", "target", part.name] if part in swapped else None for part in parts]
+        marker = folder / f"{film.name}.json"
+        key = self._context.key("swap", film=self._film_key(film), parts=keys)
+        if self._workspace.is_done(marker, key):
+            return False
+        marker.unlink(missing_ok=True)
+        markers = [folder / f"{part.name}.json" for part in parts if part in swapped]
+        statement = read_marker(markers[0])["label"]
+        with self._context.open(film) as reader, TemporaryDirectory(dir=folder, prefix=".join-") as plain:
+            files = [
+                folder / read_marker(folder / f"{part.name}.json")["files"][0]
+                if part in swapped
+                else self._as_it_is(part, Path(plain) / f"{part.name}.mp4")
+                for part in parts
+            ]
+            audio = film.path if reader.info.has_audio else None
+            for video in (folder / f"{film.name}.mp4", folder / f"{film.name}.mkv"):
+                sign = partial(self._sign, film, video, statement)
+                try:
+                    join_parts(files, video, reader.info, metadata=statement, audio_from=audio, finish=sign)
+                    break
+                except ContainerError:
+                    if video.suffix == ".mkv":
+                        raise
+        names = [video.name, *([beside.name] if (beside := sidecar_of(video)) is not None else [])]
+        self._workspace.mark_done(marker, key, names, statement=statement_of(statement), parts=[p.name for p in parts])
+        return True
+
+    def _as_it_is(self, clip: Clip, out: Path) -> Path:
+        how = self._config.swap
+        with (
+            self._context.open(clip) as reader,
+            open_writer(out, self._like(clip, reader), codec=how.codec, crf=how.crf, preset=how.preset) as writer,
+        ):
+            for frame in reader:
+                writer.write(frame.image, frame.pts)
+        return out
 
     def _mark_of(self, statement: dict[str, str], like: VideoInfo) -> Mark:
         """The invisible mark of a swap: that of its id."""
@@ -197,11 +267,8 @@ class Swapping:
 
     def _sign(self, clip: Clip, video: Path, tags: dict[str, str], part: Path) -> None:
         """Give a swapped video its content credentials."""
-        target = Input(clip.path, "target", self._workspace.file_hash(clip.path))
-        sources = [
-            Input(one.path, "source", self._workspace.file_hash(one.path))
-            for one in self._context.alive("align", "source")
-        ]
+        target = Input(clip.origin, "target", self._workspace.file_hash(clip.origin))
+        sources = [Input(path, "source", sha256) for sha256, path in self._source_hashes().items()]
         sign_file(part, video, statement_of(tags) or {}, [target, *sources], self.identity)
 
     def _truth_writer(self, clip: Clip, like: VideoInfo, statement: dict[str, str]) -> truth.TruthWriter | None:

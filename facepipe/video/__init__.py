@@ -11,6 +11,7 @@ Convention
 """
 
 from facepipe.video.clips import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clip, find_clips
+from facepipe.video.parts import find_starts, join_parts, split_film
 from facepipe.video.planes import read_planes
 from facepipe.video.reader import ClipReader, Frame, open_clip, probe, with_pixels
 from facepipe.video.source import Limits, read_metadata
@@ -26,6 +27,8 @@ __all__ = [
     "Frame",
     "Limits",
     "find_clips",
+    "find_starts",
+    "join_parts",
     "open_clip",
     "open_writer",
     "probe",
@@ -33,6 +36,7 @@ __all__ = [
     "read_metadata",
     "read_planes",
     "read_tags",
+    "split_film",
     "with_pixels",
     "write_image",
 ]

@@ -44,11 +44,19 @@ class Clip:
         Unique among the clips found together (also where case does not count) and safe as a file name.
     kind : {"video", "images"}
         Whether a video decoder reads it, or it is made of stills (one, or a folder of them).
+    film : Clip or None
+        What it is a part of, see `facepipe.video.split_film`.
     """
 
     path: Path
     name: str
     kind: Literal["video", "images"]
+    film: Clip | None = None
+
+    @property
+    def origin(self) -> Path:
+        """The file that was given: that of the film, for a part."""
+        return self.path if self.film is None else self.film.path
 
 
 def natural_key(text: str | Path) -> tuple[tuple[tuple[int, int, str], ...], str]:

@@ -20,7 +20,7 @@ from facepipe.errors import MediaError, UsageError
 from facepipe.types import Image, VideoInfo
 from facepipe.video.clips import Clip, images_of, to_clip
 from facepipe.video.color import RANGES, SPACES, Coding, to_rgb
-from facepipe.video.source import Limits, open_input, promised_size, reading
+from facepipe.video.source import Limits, open_input, reading, video_stream
 from facepipe.video.stills import is_animated, read_image
 from facepipe.video.timing import Clock, Tally, Turn
 
@@ -207,7 +207,7 @@ class ClipReader:
     def _open(self) -> tuple[InputContainer, VideoStream]:
         container = open_input(self.clip.path, self._limits)
         try:
-            return container, _video_stream(container, self.clip.path, self._limits)
+            return container, video_stream(container, self.clip.path, self._limits)
         except BaseException:
             container.close()
             raise
@@ -311,24 +311,6 @@ def _coding(frame: av.VideoFrame) -> Coding:
         pixel_format=frame.format.name,
         height=frame.height,
     )
-
-
-def _video_stream(container: InputContainer, path: Path, limits: Limits) -> VideoStream:
-    """The stream to read, ready to decode; checked against the limits by its header."""
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise MediaError(f"{path}: has no video stream")
-    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
-    if stream.codec_context is None:
-        raise MediaError(f"{path}: its video is coded in a way that cannot be decoded here")
-    size = stream.codec_context.height, stream.codec_context.width
-    # Where the size is more than `max_pixels` the first look at the file leaves it at zero.
-    limits.check_size(path, *(size if all(size) else promised_size(path, stream.index)))
-    stream.codec_context.options = {
-        "max_pixels": str(limits.max_pixels)
-    }  # the decoder's own guard, before it allocates
-    stream.thread_type = "AUTO"
-    return stream
 
 
 def with_pixels(frames: Iterable[Frame]) -> Iterator[Frame]:

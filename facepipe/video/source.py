@@ -9,10 +9,11 @@ from pathlib import Path
 
 import av
 from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from facepipe.errors import MediaError, MediaLimitError
 
-__all__ = ["Limits", "check_file", "open_input", "promised_size", "read_metadata", "reading"]
+__all__ = ["Limits", "check_file", "open_input", "promised_size", "read_metadata", "reading", "video_stream"]
 
 # Demuxers that read one file and nothing else. Playlists (hls, dash, concat, sdp, image sequences) are left out:
 # a text file named .mp4 could make them open any path or address.
@@ -100,6 +101,24 @@ def promised_size(path: Path, stream: int) -> tuple[int, int]:
         context = container.streams[stream].codec_context
         assert isinstance(context, av.VideoCodecContext)
         return context.height, context.width
+
+
+def video_stream(container: InputContainer, path: Path, limits: Limits) -> VideoStream:
+    """The stream to read, ready to decode; checked against the limits by its header."""
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        raise MediaError(f"{path}: has no video stream")
+    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
+    if stream.codec_context is None:
+        raise MediaError(f"{path}: its video is coded in a way that cannot be decoded here")
+    size = stream.codec_context.height, stream.codec_context.width
+    # Where the size is more than `max_pixels` the first look at the file leaves it at zero.
+    limits.check_size(path, *(size if all(size) else promised_size(path, stream.index)))
+    stream.codec_context.options = {
+        "max_pixels": str(limits.max_pixels)
+    }  # the decoder's own guard, before it allocates
+    stream.thread_type = "AUTO"
+    return stream
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

@@ -81,7 +81,8 @@ def _missing_end(stream: av.VideoStream, info: VideoInfo, last: int | None) -> I
     if duration is None or last is None:
         return
     ends = last * info.time_base + 1 / info.rate
-    promised = (stream.start_time or 0) * info.time_base + duration
+    begins = 0 if stream.duration is None else stream.start_time or 0  # Matroska tells when a stream ends
+    promised = begins * info.time_base + duration
     if promised - ends > max(Fraction(1, 2), 2 / info.rate):
         yield f"cut short: the header promises {float(promised):.3f} s, the frames end at {float(ends):.3f} s"
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -18,29 +15,19 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
-from facepipe.errors import ContainerError, MediaError, UsageError
+from facepipe.errors import MediaError, UsageError
 from facepipe.types import VideoInfo
 from facepipe.video.color import SPACES, Coding, from_rgb
-from facepipe.video.source import Limits, open_input, reading
+from facepipe.video.muxing import MUXERS, AudioCopy, check_written, open_output, writing
 from facepipe.video.stills import publish
 
 __all__ = ["ClipWriter", "open_writer"]
 
-_MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 _THREADS = 4  # fixed, because the bits that x264 makes depend on it and must not depend on the machine
 # x264's macroblock tree reads memory that nobody wrote: with it, the same frames become other bits now and then
 # (set MALLOC_PERTURB_ to see it). Without it a file of the same crf is 15 to 30 % larger, and .4 to .9 dB better.
 _STEADY = "mbtree=0"
-_ROUNDING = Fraction(1, 500)  # seconds: Matroska counts milliseconds
 _SPACE_NUMBERS = {name: number for number, name in SPACES.items()}
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (av.error.FFmpegError, OSError) as exc:
-        raise MediaError(f"{path}: cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 class ClipWriter:
@@ -77,11 +64,11 @@ class ClipWriter:
         self._reformatter = VideoReformatter()
         self._times = array("q")
         self._part = path.with_name(f"{path.name}.part")
-        self._audio = _AudioCopy(audio_from, path) if audio_from is not None else None
+        self._audio = AudioCopy(audio_from, path) if audio_from is not None else None
         self._container: OutputContainer | None = None
         try:
-            with _writing(path):
-                self._container = self._open(metadata)
+            with writing(path):
+                self._container = open_output(self._part, path, like.time_base, self._audio, metadata)
                 self._stream = self._add_video(self._container, codec, crf, preset)
                 if self._audio is not None:
                     self._audio.add_to(self._container)
@@ -94,22 +81,6 @@ class ClipWriter:
         except BaseException:
             self.abort()
             raise
-
-    def _open(self, metadata: dict[str, str]) -> OutputContainer:
-        muxer = _MUXERS[self.path.suffix.lower()]
-        options = {"fflags": "+bitexact"}  # else Matroska files begin with a random number, and never are alike
-        if muxer != "matroska":
-            scale = self._like.time_base.denominator
-            whole = math.lcm(scale, *(self._audio.scales if self._audio is not None else ()))
-            options = {
-                "movflags": "use_metadata_tags+faststart",
-                "video_track_timescale": str(scale),
-                # Start offsets are stored in these units: with the default of 1/1000 s they would be rounded.
-                "movie_timescale": str(whole if whole < 2**31 else scale),
-            }
-        container = av.open(f"file:{self._part}", "w", format=muxer, container_options=options)
-        container.metadata.update(metadata)
-        return container
 
     def _add_video(self, container: OutputContainer, codec: str, crf: int, preset: str) -> Any:
         name = {"h264": "libx264", "lossless": "libx264rgb"}.get(codec, "ffv1")
@@ -175,7 +146,7 @@ class ClipWriter:
         frame = from_rgb(whole, self._coding, self._format, self._reformatter)
         frame.pts = int(pts)
         frame.time_base = self._like.time_base
-        with _writing(self.path):
+        with writing(self.path):
             self._mux(self._container, self._stream.encode(frame))
         self._times.append(int(pts))
 
@@ -192,12 +163,12 @@ class ClipWriter:
         try:
             if not self.frames:
                 raise MediaError(f"{self.path}: no frame was written")
-            with _writing(self.path):
+            with writing(self.path):
                 self._mux(self._container, self._stream.encode(None))
                 if self._audio is not None:
                     self._audio.copy(self._container, until=None)
                 self._container.close()
-                self._check()
+                check_written(self._part, self.path, self._times, self._like.time_base, self._audio)
                 if self._finish is not None:
                     self._finish(self._part)
                 publish(self._part, self.path)
@@ -206,27 +177,6 @@ class ClipWriter:
             raise
         self._container = None
         self._close_audio()
-
-    def _check(self) -> None:
-        """A file whose frames, times or sound are others than were written gets no name."""
-        with av.open(f"file:{self._part}") as made:
-            found = [_Span() for _ in made.streams]
-            film, times = made.streams.video[0], array("q")
-            for packet in made.demux():
-                if packet.size and packet.pts is not None:
-                    found[packet.stream.index].add(packet.pts * packet.time_base)
-                    if packet.stream.index == film.index:
-                        times.append(packet.pts)
-            del found[film.index]
-            base = film.time_base or self._like.time_base
-        if len(times) != self.frames:
-            raise MediaError(f"{self.path}: holds {len(times)} of the {self.frames} frames written; run again")
-        if _farthest(times, base, self._times, self._like.time_base) > _rounding(base, self._like.time_base):
-            raise MediaError(f"{self.path}: its frames have other times than were written; write to a .mp4 file")
-        for sound, copied in zip(found, [] if self._audio is None else self._audio.copied, strict=True):
-            if sound.packets != copied.packets or abs(sound.length - copied.length) > _ROUNDING:
-                lasts = f"{float(sound.length):.3f} s, not {float(copied.length):.3f}"
-                raise MediaError(f"{self.path}: its sound lasts {lasts}; run again")
 
     def abort(self) -> None:
         """Give up: close and remove the partial file."""
@@ -240,96 +190,6 @@ class ClipWriter:
     def _close_audio(self) -> None:
         if self._audio is not None:
             self._audio.close()
-
-
-@dataclass
-class _Span:
-    """How many packets a stream has, and from when to when, in seconds."""
-
-    packets: int = 0
-    first: Fraction = Fraction(0)
-    last: Fraction = Fraction(0)
-
-    def add(self, time: Fraction) -> None:
-        self.first = min(self.first, time) if self.packets else time
-        self.last = max(self.last, time) if self.packets else time
-        self.packets += 1
-
-    @property
-    def length(self) -> Fraction:
-        return self.last - self.first
-
-
-class _AudioCopy:
-    """The audio packets of a file, copied unchanged next to the video packets of the same time."""
-
-    def __init__(self, source: Path, target: Path) -> None:
-        self._source = source
-        self._target = target
-        with reading(source):
-            self._container = open_input(source, Limits())
-        self._streams = list(self._container.streams.audio)
-        self._out: dict[int, Any] = {}
-        self._packets = iter(self._container.demux(self._streams)) if self._streams else iter(())
-        self._next: Any = None
-        self._copied = {stream.index: _Span() for stream in self._streams}
-
-    @property
-    def copied(self) -> list[_Span]:
-        """What was copied of each stream."""
-        return list(self._copied.values())
-
-    @property
-    def scales(self) -> list[int]:
-        """Denominators of the time bases."""
-        return [s.time_base.denominator for s in self._streams if s.time_base is not None]
-
-    def add_to(self, container: OutputContainer) -> None:
-        """Make an output stream for each audio stream."""
-        for stream in self._streams:
-            name = stream.codec_context.name if stream.codec_context is not None else "unknown"
-            try:
-                out = container.add_stream_from_template(stream)
-            except ValueError as exc:
-                raise ContainerError(
-                    f"{self._target}: this container cannot hold the audio of {self._source} ({name}); "
-                    "write to a .mkv file"
-                ) from exc
-            out.metadata.update(stream.metadata)
-            self._out[stream.index] = out
-
-    def copy(self, container: OutputContainer, until: Fraction | None) -> None:
-        """Copy packets up to a time in seconds, or all that are left."""
-        while True:
-            if self._next is None:
-                with reading(self._source):
-                    self._next = next(self._packets, None)
-            packet = self._next
-            if packet is None:
-                return
-            if packet.dts is not None:  # None: the empty packet that ends a stream
-                if until is not None and packet.dts * packet.time_base > until:
-                    return
-                if packet.size and packet.pts is not None:
-                    self._copied[packet.stream.index].add(packet.pts * packet.time_base)
-                packet.stream = self._out[packet.stream.index]
-                container.mux(packet)
-            self._next = None
-
-    def close(self) -> None:
-        """Close the source."""
-        self._container.close()
-
-
-def _farthest(times: array[int], base: Fraction, wanted: array[int], wanted_base: Fraction) -> float:
-    """By how many seconds at most times differ from those wanted, each counted from the first."""
-    got, expected = np.sort(np.array(times)), np.array(wanted)
-    return float(np.abs((got - got[0]) * float(base) - (expected - expected[0]) * float(wanted_base)).max())
-
-
-def _rounding(base: Fraction, wanted: Fraction) -> float:
-    """Seconds by which a container's unit of time moves times: both may be rounded where it is the coarser one."""
-    return float(wanted / 2) if base <= wanted else 1.01 * float(base)
 
 
 def _pixel_format(codec: str, size: tuple[int, int]) -> str:
@@ -392,8 +252,8 @@ def open_writer(
         The file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _MUXERS:
-        raise UsageError(f"{path}: cannot write '{path.suffix}' videos, expected one of {' '.join(_MUXERS)}")
+    if path.suffix.lower() not in MUXERS:
+        raise UsageError(f"{path}: cannot write '{path.suffix}' videos, expected one of {' '.join(MUXERS)}")
     if codec in ("mask", "mask16") and path.suffix.lower() != ".mkv":
         raise UsageError(f"{path}: masks are written to .mkv files, got '{path.suffix}'")
     return ClipWriter(
