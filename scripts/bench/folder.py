@@ -1,10 +1,11 @@
 """A folder of short clips by one process, by several workers, and by as many actors of Ray: seconds, and ratios.
 
 The clips are cuts of the catalogue's two, written by facepipe itself: one of single_face.mp4 as the source, eight of
-WolfgangLanger_Pexels.mp4 as targets. Each way starts in a process of its own and in a fresh run folder, so that
-starting and loading the nets count, and both must make the same files. The ratio is true on an idle machine only.
+WolfgangLanger_Pexels.mp4 as targets; with --film that whole clip as one film in two parts. Each way starts in a
+process of its own and in a fresh run folder, so that starting and loading the nets count, and all must make the same
+files. The ratio is true on an idle machine only.
 
-Usage: python scripts/bench/folder.py [--clips 8] [--frames 40] [--workers 2] [--stage swap]
+Usage: python scripts/bench/folder.py [--clips 8] [--frames 40] [--workers 2] [--stage swap] [--film]
        [--ways process workers ray] [--json]
 """
 
@@ -26,6 +27,7 @@ from facepipe.demo import CLIPS
 from facepipe.video import open_clip, open_writer
 
 WAYS = ("process", "workers", "ray")
+PART = 200  # frames; the film has 472, and a key frame at 250
 
 
 def cut(clip: Path, out: Path, start: int, stop: int) -> None:
@@ -51,6 +53,7 @@ def timed(root: Path, stage: str, way: str, workers: int) -> Timed:
     out = root / f"run-{way}"
     command = [sys.executable, "-m", "facepipe.cli", stage, "--source", str(root / "source")]
     command += ["--target", str(root / "target"), "--out", str(out), "--json"]
+    command += ["--set", f"part_frames={PART}"]
     command += [] if way == "process" else ["--workers", str(workers)]
     command += ["--engine", "ray"] if way == "ray" else []
     start = time.perf_counter()
@@ -73,14 +76,18 @@ def main() -> None:
     parser.add_argument(
         "--ways", nargs="+", choices=WAYS, default=["process", "workers"], help="default: the first two"
     )
+    parser.add_argument("--film", action="store_true", help="one film instead of clips")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         cut(weights.clip(CLIPS[0]), root / "source" / "source.mp4", 0, args.frames)
         with open_clip(weights.clip(CLIPS[1])) as reader:
-            last = sum(1 for _ in reader) - args.frames
-        for i in range(args.clips):
+            whole = sum(1 for _ in reader)
+        last = whole - args.frames
+        if args.film:
+            cut(weights.clip(CLIPS[1]), root / "target" / "film.mp4", 0, whole)
+        for i in range(0 if args.film else args.clips):
             start = round(i * last / max(1, args.clips - 1))
             cut(weights.clip(CLIPS[1]), root / "target" / f"{i}.mp4", start, start + args.frames)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
@@ -92,9 +99,8 @@ def main() -> None:
         rows = {way: {"seconds": one.seconds, "stages": one.stages} for way, one in found.items()}
         print(json.dumps({"clips": args.clips, "frames": args.frames, "workers": args.workers, "load": load, **rows}))
         return
-    print(
-        f"{args.clips} clips of {args.frames} frames, facepipe {args.stage}, {args.workers} workers; load: {load:.1f}"
-    )
+    what = f"a film of {whole} frames" if args.film else f"{args.clips} clips of {args.frames} frames"
+    print(f"{what}, facepipe {args.stage}, {args.workers} workers; load: {load:.1f}")
     base = next(iter(found.values()))
     print("seconds   " + "".join(f"{way:>16s}" for way in found))
     for stage in [*base.stages, "command"]:
