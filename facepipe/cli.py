@@ -79,7 +79,8 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="Do so many clips at a time, each in a process with its own nets; results are the same. Default: here.",
+        help="Do so many clips at a time, each in a process with its own nets; results are the same. Default: one for "
+        "each GPU, or for every four cores.",
     ),
 ]
 Engine = Annotated[
@@ -130,6 +131,9 @@ def _stage(
     events = JsonProgress(sys.stderr) if log_json else None
     try:
         resolved = pipeline.resolve(config, given, source=source, target=target, out=out, device=device)
+        if resolved.engine.workers is None:  # in Python the calling process: a script would have to be guarded
+            how = resolved.engine.model_copy(update={"workers": "auto"})
+            resolved = resolved.model_copy(update={"engine": how})
         with events or FrameProgress(_stderr, quiet=quiet or as_json) as progress:
             result = getattr(pipeline, name)(resolved, progress=progress)
     except FacepipeError as exc:

@@ -386,9 +386,10 @@ class EngineConfig(_Section):
 
     kind: Literal["local", "ray"] = "local"
     """local: processes of this machine; ray: actors of a Ray cluster, whose machines share the run folder."""
-    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Processes that do clips side by side, each with its own nets. By default the calling process alone, and with ray
-    one for each GPU of the cluster, or for every four cores where it has none. Training is always done here."""
+    workers: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] | None = None
+    """Processes that do clips side by side, each with its own nets, and where there are several GPUs each on one. auto
+    (the command line's default): one for each GPU of the machine or the cluster, or for every four cores where it has
+    none. By default the calling process alone, and with ray as with auto. Training is always done here."""
     address: str | None = None
     """Of the Ray cluster: auto, host:port or ray://host:port. Without it RAY_ADDRESS, or one on this machine."""
     shard: str | None = None

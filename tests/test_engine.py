@@ -24,9 +24,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facepipe import engine, pipeline, workspace
+from facepipe import cli, engine, pipeline, workspace
 from facepipe.config import EngineConfig, build
 from facepipe.engine import Died, LocalPool, Pool, RayPool, processes
+from facepipe.engine import pool as pool_module
 from facepipe.errors import ConfigError, EngineError, MediaError, RunFolderBusyError, UsageError
 from facepipe.pipeline import running
 from facepipe.workspace import Workspace
@@ -53,6 +54,9 @@ def make(tell):
             case ("who",):
                 time.sleep(0.2)
                 return made, shared, os.environ["OMP_NUM_THREADS"], os.environ["OMP_WAIT_POLICY"]
+            case ("environment", name):
+                time.sleep(0.05)
+                return os.environ.get(name)
             case ("tell", x):
                 tell("said", x)
                 return x
@@ -162,6 +166,61 @@ def test_replies_come_in_the_order_of_the_units_whatever_they_cost(
     numbers, costs = [x for x, _ in items], [cost for _, cost in items]
     replies = list(pool.each([("square", x) for x in numbers], None, silent, costs=costs))
     assert replies == [x * x for x in numbers]
+
+
+def test_workers_have_a_gpu_each_and_share_when_there_are_more_of_them(units: ModuleType) -> None:
+    with LocalPool(5, units.make, gpus=["2", "5"]) as pool:
+        for _ in range(5):
+            pool._staff.append(pool._hired())
+        assert [worker.gpu for worker in pool._staff] == ["2", "5", "2", "5", "2"]
+    with LocalPool(2, units.make, gpus=["2", "5"]) as pool:
+        told = list(pool.each([("environment", "CUDA_VISIBLE_DEVICES")] * 40, None, silent))
+    assert set(told) == {"2", "5"}
+
+
+def test_the_command_line_fills_the_machine_and_python_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert running._count(EngineConfig(), "auto") == 1
+    assert running._count(EngineConfig(workers="auto"), "auto") == 3
+    assert running._count(EngineConfig(workers=5), "auto") == 5
+    assert running._count(EngineConfig(workers="auto"), "cpu") == max(1, engine.cores() // 4)
+    asked: list[Any] = []
+
+    def ask(config: Any, **more: Any) -> None:
+        asked.append(config.engine.workers)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pipeline, "detect", ask)
+    for more in ([], ["--workers", "2"]):
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["detect", "-q", "--source", "a", "--target", "b", "--out", "c", *more])
+    assert asked == ["auto", 2]
+
+
+@pytest.mark.parametrize(
+    ("device", "told", "expected"),
+    [
+        ("auto", "0,3", ["0", "3"]),
+        ("cuda", " 1 ", ["1"]),
+        ("auto", "", []),
+        ("auto", "-1", []),
+        ("auto", None, ["0", "1"]),
+        ("cuda:1", None, []),
+        ("cpu", None, []),
+    ],
+)
+def test_gpus_are_those_that_may_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, told: str | None, expected: list[str]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if told is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", told)
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(pool_module, "_NVIDIA", tmp_path)
+    assert engine.gpus(device) == expected
+    monkeypatch.setattr(pool_module, "cores", lambda: 9)
+    assert engine.fitting(device) == (len(expected) or 2)
 
 
 def test_workers_are_made_once_and_share_the_cores(pool: Pool[Any]) -> None:

@@ -5,7 +5,7 @@ order, and do a unit once more, alone, when its worker died.
 """
 
 from facepipe.engine.cluster import RayPool
-from facepipe.engine.pool import Died, Do, Pool, Tell, cores
+from facepipe.engine.pool import Died, Do, Pool, Tell, cores, fitting, gpus
 from facepipe.engine.processes import LocalPool
 
-__all__ = ["Died", "Do", "LocalPool", "Pool", "RayPool", "Tell", "cores"]
+__all__ = ["Died", "Do", "LocalPool", "Pool", "RayPool", "Tell", "cores", "fitting", "gpus"]

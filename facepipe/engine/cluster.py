@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from facepipe.engine.pool import Do, Job, Pool, Tell, cores, limit_threads, reply_of
+from facepipe.engine.pool import CORES, Do, Job, Pool, Tell, cores, limit_threads, reply_of
 from facepipe.errors import EngineError, UsageError
 
 __all__ = ["RayPool"]
@@ -27,7 +27,6 @@ __all__ = ["RayPool"]
 _OFTEN = 0.2  # seconds from one word of a worker to the next
 _PATIENCE = 120.0  # seconds after which a cluster without room for a single worker is told
 _CONNECTING = 10.0  # seconds
-_CORES = 4  # of a machine without a GPU, for a worker, where nobody says how many workers there shall be
 
 
 class _Ear:
@@ -129,7 +128,7 @@ class RayPool(Pool[_Member]):
             self._connect(address, workers)
         there = self._ray.cluster_resources()
         self._gpus, self._cpus = float(there.get("GPU", 0)), int(there.get("CPU", 1))
-        super().__init__(workers or int(self._gpus) or max(1, self._cpus // _CORES), make)
+        super().__init__(workers or int(self._gpus) or max(1, self._cpus // CORES), make)
         self._ear: Any = None
         self._waiting_since = time.monotonic()
 

@@ -10,11 +10,26 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from facepipe.errors import EngineError
 
-__all__ = ["Died", "Do", "Job", "Pool", "Staff", "Tell", "cores", "limit_threads", "portable", "reply_of"]
+__all__ = [
+    "CORES",
+    "Died",
+    "Do",
+    "Job",
+    "Pool",
+    "Staff",
+    "Tell",
+    "cores",
+    "fitting",
+    "gpus",
+    "limit_threads",
+    "portable",
+    "reply_of",
+]
 
 Tell = Callable[..., None]
 """What a worker calls to be heard in the driver while it works; the arguments are pickled."""
@@ -22,6 +37,10 @@ Tell = Callable[..., None]
 Do = Callable[[Any, Any], Any]
 """What does a unit: called as ``do(unit, shared)`` in a worker; what it returns is pickled."""
 
+CORES = 4
+"""Of a machine without a GPU, for a worker, where nobody says how many workers there shall be."""
+
+_NVIDIA = Path("/proc/driver/nvidia/gpus")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")  # not OpenBLAS: its bits depend on them, and it takes the driver's
 
 
@@ -35,6 +54,24 @@ class Died:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus(device: str) -> list[str]:
+    """The numbers of this machine's CUDA devices that workers share, where `device` leaves that open.
+
+    They are told by the system, since torch takes seconds to load.
+    """
+    if device not in ("auto", "cuda"):
+        return []
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [one.strip() for one in told.split(",") if one.strip() not in ("", "-1", "NoDevFiles")]
+    return [str(number) for number, _ in enumerate(_NVIDIA.glob("*"))]
+
+
+def fitting(device: str) -> int:
+    """How many workers this machine is good for: one a GPU, or for every four cores."""
+    return len(gpus(device)) or max(1, cores() // CORES)
 
 
 # ------------------------------------------------------------------------------------------------- in the worker

@@ -13,6 +13,8 @@ import pickle
 import signal
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
@@ -26,8 +28,10 @@ _ENDING = 10.0  # seconds that a worker gets to remove its half-written files
 # ------------------------------------------------------------------------------------------------- in the worker
 
 
-def _serve(connection: Connection, made: bytes, threads: int) -> None:
+def _serve(connection: Connection, made: bytes, threads: int, gpu: str | None) -> None:
     """Do units until the driver closes the pipe. `made` is the pickled maker: unpickling it may import OpenMP."""
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when torch first asks for a device
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; it ends its workers
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_end_with_driver, daemon=True).start()
@@ -72,11 +76,14 @@ def _end_with_driver() -> None:
 class _Worker:
     """A process, our end of its pipe, and what it is at."""
 
-    def __init__(self, made: bytes, threads: int) -> None:
+    def __init__(self, made: bytes, threads: int, gpu: str | None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, made, threads), name="facepipe-worker", daemon=True)
+        self.process = context.Process(
+            target=_serve, args=(there, made, threads, gpu), name="facepipe-worker", daemon=True
+        )
         self.process.start()
+        self.gpu = gpu
         there.close()  # else its death would not end the pipe
         self.ready = False
         self.unit: int | None = None
@@ -103,15 +110,29 @@ class _Worker:
 
 
 class LocalPool(Pool[_Worker]):
-    """Processes of this machine, each with an equal share of the cores for its threads; see `Pool`."""
+    """Processes of this machine, each with an equal share of the cores for its threads; see `Pool`.
+
+    Parameters
+    ----------
+    workers, make
+        See `Pool`.
+    gpus : sequence of str
+        Numbers of CUDA devices; each worker sees one of them, the one that fewest others have.
+    """
 
     _way_out = (
         "a script that calls facepipe with several workers does so below `if __name__ == '__main__':`; --workers 1 "
         "needs none"
     )
 
+    def __init__(self, workers: int, make: Callable[[Tell], Do], gpus: Sequence[str] = ()) -> None:
+        super().__init__(workers, make)
+        self._gpus = list(gpus)
+
     def _hired(self) -> _Worker:
-        return _Worker(self._made, max(1, cores() // self._most))
+        taken = Counter(worker.gpu for worker in self._staff)
+        gpu = min(self._gpus, key=lambda one: taken[one], default=None)
+        return _Worker(self._made, max(1, cores() // self._most), gpu)
 
     def _listen(self, job: Job, tell: Tell) -> None:
         heard = wait([worker.connection for worker in self._staff])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from facepipe import __version__
 from facepipe.config import Config, EngineConfig, to_toml
-from facepipe.engine import Died, Do, LocalPool, Pool, RayPool, Tell
+from facepipe.engine import Died, Do, LocalPool, Pool, RayPool, Tell, fitting, gpus
 from facepipe.errors import DegenerateLandmarksError, FacepipeError, MediaError, NoFaceError, RunFolderError, one_line
 from facepipe.pipeline.context import Context, library_versions
 from facepipe.pipeline.faces import FaceStages
@@ -71,11 +71,16 @@ class Worker:
         return self._run.answer(unit, shared)
 
 
-def _pool_of(config: EngineConfig, make: Callable[[Tell], Do]) -> Pool[Any]:
+def _pool_of(config: EngineConfig, device: str, make: Callable[[Tell], Do]) -> Pool[Any]:
     """Who does the work, where it is not the calling process."""
     if config.kind == "ray":
-        return RayPool(config.workers, make, address=config.address)
-    return LocalPool(config.workers or 1, make)
+        return RayPool(None if config.workers == "auto" else config.workers, make, address=config.address)
+    return LocalPool(_count(config, device), make, gpus(device))
+
+
+def _count(config: EngineConfig, device: str) -> int:
+    """How many worker processes of this machine there may be."""
+    return fitting(device) if config.workers == "auto" else config.workers or 1
 
 
 class Run:
@@ -96,7 +101,7 @@ class Run:
         self.swapping = Swapping(self.context, self.faces, self.training)
         self.scoring = Scoring(self.context, self.faces, self.training, self.swapping, self._each)
         self._config, self._workspace = config, workspace
-        self._alone = config.engine.kind == "local" and (config.engine.workers or 1) == 1
+        self._alone = config.engine.kind == "local" and _count(config.engine, config.device) == 1
         self._make = partial(Worker, config, workspace.root, clips)
         self._pool: Pool[Any] | None = None  # made when there is something to do
 
@@ -202,10 +207,11 @@ class Run:
             return
         kept = [self._is_kept(unit) for unit in units]  # no process is started for what is done
         todo = [unit for unit, there in zip(units, kept, strict=True) if not there]
-        if not todo:
+        engine = self._config.engine
+        if not todo or (len(todo) == 1 and engine.kind == "local" and engine.workers == "auto"):
             yield from map(self.do, units)
             return
-        self._pool = self._pool or _pool_of(self._config.engine, self._make)
+        self._pool = self._pool or _pool_of(engine, self._config.device, self._make)
         shared = Shared(self.context.keys.copy(), self.scoring.common)
         costs = [_bytes_of(unit.clip) for unit in todo]
         with closing(self._pool.each(todo, shared, self.context.progress, costs=costs)) as replies:
