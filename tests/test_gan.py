@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,27 @@ def test_a_person_of_clips_of_two_sizes(
     assert inside[0] == pytest.approx(inside[1], rel=0.15)  # the face takes up the same part of both clips' scenes
     with pytest.raises(UsageError, match="all crops have to be of one size"):
         pipeline.run(pipeline.resolve(None, (*settings, "train.view=crop"), source=both, target=clips[1], out=out))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_training_loses_nothing(clips: tuple[Path, Path], quick: tuple[str, ...], tmp_path: Path) -> None:
+    settings = (*quick, *TINY, "train.steps=20", "train.validate_every=100")
+    config = pipeline.resolve(None, settings, source=clips[0], target=clips[1], out=tmp_path / "RUN")
+
+    def stop(stage: str, _clip: str, done: int, _total: int | None) -> None:
+        if stage == "train" and done == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train(config, progress=stop)
+    model = tmp_path / "RUN" / "model"
+    assert [path.stem for path in model.glob("step-*.json")] == ["step-000000010"]
+    pipeline.train(config)
+    whole = pipeline.resolve(None, settings, source=clips[0], target=clips[1], out=tmp_path / "WHOLE")
+    pipeline.train(whole)
+    assert (model / "generator.safetensors").read_bytes() == (
+        tmp_path / "WHOLE" / "model" / "generator.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.slow

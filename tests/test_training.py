@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch import Tensor
 from facepipe.config import AugmentConfig, TrainConfig, build
 from facepipe.errors import CheckpointError, ConfigError, TrainingError
 from facepipe.networks import Architecture, architecture
-from facepipe.stages.train import train_net
+from facepipe.stages.train import interrupted, train_net
 from facepipe.training import augment, checkpoint
 from facepipe.training.data import INSIDE, Loader, Person, Swappable, as_floats, step_generator, stored_side
 from facepipe.training.diary import Report
@@ -308,6 +310,22 @@ def test_stopped_and_resumed_is_bit_equal(tmp_path: Path, persons: dict[Side, Pe
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+def test_ctrl_c_ends_the_step_and_is_saved() -> None:
+    usual = signal.getsignal(signal.SIGINT)
+    with interrupted() as asked:
+        assert not asked.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert asked.is_set()  # and the work goes on
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is usual
+    with interrupted(hear=False) as asked, pytest.raises(KeyboardInterrupt):  # several processes: they have to agree
+        signal.raise_signal(signal.SIGINT)
+    assert not asked.is_set()
+    with ThreadPoolExecutor(1) as pool:  # signals are the main thread's
+        assert not pool.submit(lambda: interrupted().__enter__().is_set()).result()
+
+
 @pytest.mark.parametrize("kind", ["bce", "minimax", "lsgan", "wgan", "wgan-gp", "hinge", "relativistic"])
 def test_every_kind_of_game_is_played(tmp_path: Path, persons: dict[Side, Person], kind: str) -> None:
     config = make_config(steps=4, gan_kind=kind, loss={"gan": 0.1}, schedule={"gan_from": 0.0})
@@ -477,6 +495,7 @@ config = t.make_config(batch=8, swap_batch=4, steps=6, augment={{"clean": 0.2}})
 persons = {{"source": t.make_person(1), "target": t.make_person(2)}}
 loader = t.Loader(persons, t.SIZE, config, part=(team.number, team.size))
 trainee = t.Trainee(t.TINY, config, t.CPU)
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 t.train_net(trainee, loader, None, config, team, Path({out!r}), facts=t.FACTS)
 """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +67,41 @@ def run_training(
                 f"{count} principal components: held-out PSNR {psnr['source']:.2f} / {psnr['target']:.2f} dB"
             )
     watch = _Watch(progress, config.train, summary(start.trainee.raw, start.loader.size))
-    return train_net(
-        start.trainee,
-        start.loader,
-        start.identity,
-        config.train,
-        team,
-        folder,
-        facts=start.facts,
-        watch=watch,
-        notes=start.notes,
-    )
+    with interrupted(hear=team.size == 1) as asked:
+        report = train_net(
+            start.trainee,
+            start.loader,
+            start.identity,
+            config.train,
+            team,
+            folder,
+            facts=start.facts,
+            watch=watch,
+            notes=start.notes,
+            stop=lambda _: asked.is_set(),
+        )
+    if asked.is_set():
+        raise KeyboardInterrupt
+    return report
+
+
+@contextmanager
+def interrupted(*, hear: bool = True) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, so that the step can be finished and saved; the second is as ever."""
+    asked, usual = threading.Event(), signal.getsignal(signal.SIGINT)
+    if not hear or threading.current_thread() is not threading.main_thread() or usual is None:
+        yield asked
+        return
+
+    def hold(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, usual)
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _quiet(_: object) -> None:
