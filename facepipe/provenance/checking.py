@@ -92,6 +92,8 @@ class Verdict:
         made = f"swapped by {by}, method {said.get('method', 'unknown')}"
         if said.get("swapped") is False:
             made = f"an original, written by {by}"
+        elif "dataset" in said:  # what is signed with a set and has no label of its own, as masks
+            made = f"a file of a data set by {by}"
         who = f"signed by {self.signer} of {self.issuer}{'' if self.known else ', whom nobody here vouches for'}"
         why = "; ".join(self.problems)
         match self.status:
