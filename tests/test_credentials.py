@@ -491,7 +491,11 @@ def test_one_signature_vouches_for_a_folder(data_set: Path) -> None:
     assert list(read_sums(data_set)) == ["b.png", "below/a.mp4", "c.png", "d.json"]
     if shutil.which("sha256sum"):
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=data_set, check=True)
-    for name, word in (("b.png", "an original, written by"), ("below/a.mp4", "method gan"), ("c.png", "a file of a data set")):
+    for name, word in (
+        ("b.png", "an original, written by"),
+        ("below/a.mp4", "method gan"),
+        ("c.png", "a file of a data set"),
+    ):
         verdict = check(data_set / name)
         assert (verdict.status, verdict.known, verdict.embedded) == ("intact", True, False)
         assert word in verdict.sentence()

@@ -18,12 +18,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; read when torch is loaded
 
+import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ from facepipe.config import DetectConfig
 from facepipe.demo import CLIPS
 from facepipe.finder import Models, load_models
 from facepipe.provenance import read_label
-from facepipe.video import open_clip, open_writer
+from facepipe.video import open_clip
 from facepipe.watermark import payload_of, read_mark
 from facepipe.watermark.coding import LENGTH, encode
 from facepipe.watermark.reading import readers_of
@@ -74,14 +74,17 @@ WAYS: dict[str, tuple[int, Callable[[Picture], Picture], int | None]] = {
 
 
 def encoded(clip: Path, out: Path, crf: int, change: Callable[[Picture], Picture], stop: int | None) -> Path:
-    with open_clip(clip, stop=stop) as reader:
-        frames = iter(reader)
-        first = next(frames)
-        like = replace(reader.info, size=change(first.image).shape[:2])
-        with open_writer(out, like, crf=crf, preset="medium") as writer:
-            writer.write(change(first.image), first.pts)
-            for frame in frames:
-                writer.write(change(frame.image), frame.pts)
+    """As anybody's x264 does it by default."""
+    with open_clip(clip, stop=stop) as reader, av.open(str(out), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=reader.info.rate, options={"crf": str(crf)})
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = reader.info.time_base
+        for frame in reader:
+            picture = av.VideoFrame.from_ndarray(change(frame.image), format="rgb24")
+            stream.height, stream.width = picture.height, picture.width
+            picture.pts, picture.time_base = frame.pts, reader.info.time_base
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
     return out
 
 
