@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +13,12 @@ from facepipe.backends.embedders import Embedder, load_embedder
 from facepipe.config import Config
 from facepipe.errors import UsageError
 from facepipe.finder import Models, load_models
+from facepipe.overlap import ahead
 from facepipe.pipeline.outcome import Listener, Progress, Result, Stage
 from facepipe.provenance import weight_names
 from facepipe.stages.swap import SwappedFrame
 from facepipe.types import Side
-from facepipe.video import Clip, ClipReader, Frame, Limits, open_clip
+from facepipe.video import Clip, ClipReader, Frame, Limits, open_clip, with_pixels
 from facepipe.workspace import Workspace, digest
 
 if TYPE_CHECKING:  # what needs torch is imported where it is used: most runs train nothing, or have nothing to do
@@ -33,6 +34,7 @@ VERSION: Mapping[Stage, int] = {"detect": 4, "align": 5, "train": 2, "swap": 4, 
 # Threads of torch for nets that are not trained: fixed, because the last bits of what they say depend on it, and
 # results must not depend on the machine or on the number of workers.
 _NET_THREADS = 2
+_AHEAD = 3  # frames that are decoded while others are looked at
 
 
 class Context:
@@ -135,6 +137,11 @@ class Context:
     def frames(self, stage: Stage, clip: Clip, reader: ClipReader) -> Iterator[Frame]:
         """The frames of a clip; `progress` hears of each."""
         return self.told(stage, clip, reader, reader)
+
+    def pictures(self, stage: Stage, clip: Clip, reader: ClipReader) -> Generator[Frame, None, None]:
+        """As `frames`; they are decoded and converted in a thread, a few ahead. Close it before the reader."""
+        with ahead(with_pixels(reader), _AHEAD) as ready:
+            yield from self.told(stage, clip, reader, ready)
 
     def told(self, stage: Stage, clip: Clip, reader: ClipReader, frames: Iterable[Numbered]) -> Iterator[Numbered]:
         """What was made of a clip's frames; `progress` hears of each, and of the end by a promise that is kept."""

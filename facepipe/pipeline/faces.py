@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,15 @@ class FaceStages:
         (folder / "align.json").unlink(missing_ok=True)  # the crops of other faces
         count = 0
 
-        def counted() -> Iterator[Frame]:
+        def counted(frames: Iterable[Frame]) -> Iterator[Frame]:
             nonlocal count
-            for frame in self._context.frames("detect", clip, reader):
+            for frame in frames:
                 count += 1
                 yield frame
 
         config = self._config
-        faces = detect_faces(counted(), self._context.models, config.detect, config.limits, reader.info.size)
+        with closing(self._context.pictures("detect", clip, reader)) as frames:
+            faces = detect_faces(counted(frames), self._context.models, config.detect, config.limits, reader.info.size)
         for name in (DETECTED, "faces.parquet"):
             write_faces(folder / name, faces)
         return {
@@ -122,8 +124,8 @@ class FaceStages:
             self._context.open(clip) as reader,
             atomic_path(folder / "crops.npy") as part,
             CropWriter(part, size) as crops,
+            closing(self._context.pictures("align", clip, reader)) as frames,
         ):
-            frames = self._context.frames("align", clip, reader)
             faces = align_faces(frames, faces, self._config.align, self._config.limits, crops.append)
         write_faces(folder / "faces.parquet", faces)
         return {"flagged": int((~faces.trusted).sum()), "size": size}

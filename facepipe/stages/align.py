@@ -14,9 +14,8 @@ from facepipe.config import AlignConfig, LimitsConfig
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.gaps import between
 from facepipe.image import sharpness, warp
-from facepipe.overlap import ahead
 from facepipe.types import Faces, Flag, Image
-from facepipe.video import Frame, with_pixels
+from facepipe.video import Frame
 
 __all__ = ["align_faces", "crop_size", "crop_transforms", "steady_faces"]
 
@@ -27,7 +26,6 @@ _THUMB = 24
 _STEP, _SMALLEST, _LARGEST = 32, 128, 1024  # sides of crops; a second of the largest takes 80 MB
 _SHARE = 0.9  # of a clip's faces are not made smaller
 _JUDGED = 384  # side of the picture that sharpness is measured in, where the crop is larger: it depends on the scale
-_AHEAD = 3  # frames that are decoded and converted meanwhile
 _LIKENESS = 0.6  # four frames apart faces have 0.6 to 1, blurred ones 0.72 to 0.9, what is put before them up to 0.57
 
 
@@ -159,7 +157,7 @@ def align_faces(
     Parameters
     ----------
     frames : iterable of Frame
-        The frames of the clip from which `faces` were found; they are drawn in a thread of its own.
+        The frames of the clip from which `faces` were found.
     faces : Faces
         Rows in the order of frames, as stage *detect* found them: what is smoothed twice is smoothed too much.
     config, limits
@@ -184,17 +182,16 @@ def align_faces(
     size = (side, side)
     sharp = np.zeros(len(faces), np.float32)
     rows = _rows_by_frame(faces)
-    with ahead(with_pixels(frames), _AHEAD) as ready:
-        for frame in ready:
-            for row in rows.pop(frame.index, ()):
-                crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.image, matrices[row], size)
-                sharp[row] = _sharpness(crop)
-                write(crop)
-                track = int(faces.track[row])
-                if not filled[row]:
-                    last[track] = crop
-                elif track in last:
-                    hidden[row] = not _alike(last[track], crop)
+    for frame in frames:
+        for row in rows.pop(frame.index, ()):
+            crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.image, matrices[row], size)
+            sharp[row] = _sharpness(crop)
+            write(crop)
+            track = int(faces.track[row])
+            if not filled[row]:
+                last[track] = crop
+            elif track in last:
+                hidden[row] = not _alike(last[track], crop)
     if rows:
         raise ValueError(f"faces of frame {min(rows)} and later: the clip has fewer frames than when they were found")
     flags = faces.flags & ~np.int32(Flag.BLURRED)

@@ -16,15 +16,13 @@ from facepipe.config import DetectConfig, LimitsConfig
 from facepipe.errors import DegenerateLandmarksError
 from facepipe.finder import Finder, Found, Models
 from facepipe.gaps import fill_gaps
-from facepipe.overlap import ahead
 from facepipe.tracks import link_tracks, near, neighbourhood
 from facepipe.types import Faces, Flag, Image
-from facepipe.video import Frame, with_pixels
+from facepipe.video import Frame
 
 __all__ = ["detect_faces", "misfit", "quality_flags"]
 
 _BATCH = 16
-_AHEAD = 3  # frames that are decoded and converted while the nets are at others
 _FIRST = 5  # faces of a track that are embedded one after the other
 _OWN = 0.82  # of the landmarks' extent lies in the face's box; 0.85 and more where they are right, else 0.47 to 0.8
 
@@ -41,8 +39,7 @@ def detect_faces(
     Parameters
     ----------
     frames : iterable of Frame
-        In order of display; they are drawn in a thread of its own, and only `config.stride` of them and a few that
-        are ahead are held at a time.
+        In order of display; only `config.stride` of them are held at a time.
     models : Models
         See `facepipe.finder.load_models`.
     config, limits
@@ -60,12 +57,11 @@ def detect_faces(
     times: dict[int, int] = {}
     looks = None if models.embedder is None else _Looks(models.embedder, config.embed_stride)
     finder = Finder(models.detector, models.landmarker, stride=config.stride)
-    with ahead(with_pixels(frames), _AHEAD) as ready:
-        for frame, found in finder(ready):
-            times[frame.index] = frame.pts
-            if looks is not None:
-                looks.see(frame, found, len(rows))
-            rows += [_Row(frame.index, frame.pts, number, face) for number, face in enumerate(found)]
+    for frame, found in finder(frames):
+        times[frame.index] = frame.pts
+        if looks is not None:
+            looks.see(frame, found, len(rows))
+        rows += [_Row(frame.index, frame.pts, number, face) for number, face in enumerate(found)]
     faces = _table(rows, None if looks is None else looks.table(len(rows)))
     if not len(faces):
         return faces

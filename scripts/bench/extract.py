@@ -35,16 +35,18 @@ from facepipe import weights
 from facepipe.config import AlignConfig, DetectConfig, LimitsConfig
 from facepipe.cuts import CutFinder
 from facepipe.finder import Models, load_models
+from facepipe.overlap import ahead
 from facepipe.stages.align import align_faces, steady_faces
 from facepipe.stages.detect import detect_faces
 from facepipe.tracks import link_tracks
 from facepipe.types import Faces
-from facepipe.video import open_clip, open_writer
+from facepipe.video import open_clip, open_writer, with_pixels
 
 CLIP = "WolfgangLanger_Pexels.mp4"
 SIZE = (540, 960)
 AGREEING = (CLIP, "single_face.mp4", "face_noface.mov", "noface_face.mov", "carphone_pristine.mp4")
 EVERY = "detector on every frame"
+AHEAD = 3  # as the pipeline has it
 ALL = "detector and embedding on every frame"
 
 
@@ -65,15 +67,15 @@ def decode(clip: Path) -> int:
 
 
 def detect(clip: Path, models: Models, config: DetectConfig) -> Faces:
-    with open_clip(clip) as reader:
-        return detect_faces(reader, models, config, LimitsConfig(), reader.info.size)
+    with open_clip(clip) as reader, ahead(with_pixels(reader), AHEAD) as frames:
+        return detect_faces(frames, models, config, LimitsConfig(), reader.info.size)
 
 
 def extract(clip: Path, models: Models, config: DetectConfig) -> Faces:
     """What stages detect and align do, but for the files."""
     faces = detect(clip, models, config)
-    with open_clip(clip) as reader:
-        return align_faces(reader, faces, AlignConfig(), LimitsConfig(), lambda _: None)
+    with open_clip(clip) as reader, ahead(with_pixels(reader), AHEAD) as frames:
+        return align_faces(frames, faces, AlignConfig(), LimitsConfig(), lambda _: None)
 
 
 class Watch:
