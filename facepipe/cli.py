@@ -21,6 +21,7 @@ from rich.console import Console
 
 from facepipe import __version__
 from facepipe.errors import FacepipeError, UsageError, WeightsMissingError, one_line
+from facepipe.memory import share_arenas
 
 if TYPE_CHECKING:
     from facepipe.finder import Models
@@ -780,6 +781,7 @@ def main(arguments: list[str] | None = None) -> None:
     # this when they are imported, which is later; our matrices are too small for threads of OpenBLAS to help.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    share_arenas()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     call: Callable[..., Any] = app

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facepipe import cli, engine, pipeline, workspace
+from facepipe import cli, engine, memory, pipeline, workspace
 from facepipe.config import EngineConfig, build
 from facepipe.engine import Died, LocalPool, Pool, RayPool, processes
 from facepipe.engine import pool as pool_module
@@ -176,6 +176,34 @@ def test_workers_have_a_gpu_each_and_share_when_there_are_more_of_them(units: Mo
     with LocalPool(2, units.make, gpus=["2", "5"]) as pool:
         told = list(pool.each([("environment", "CUDA_VISIBLE_DEVICES")] * 40, None, silent))
     assert set(told) == {"2", "5"}
+
+
+def test_free_memory_goes_back_to_the_system() -> None:
+    """Of many threads, as stages have them; in a process of its own, since what pytest keeps is not ours."""
+    script = """
+import threading, numpy as np
+from facepipe.memory import give_back
+def own():
+    return int(next(l for l in open("/proc/self/status") if l.startswith("RssAnon")).split()[1]) / 1024
+kept = []
+def work():
+    held = [np.ones(12_000) for _ in range(200)]  # below what glibc maps by itself
+    kept.append(np.ones(8_000))  # what lies below the last block is not returned unasked
+threads = [threading.Thread(target=work) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+before = own()
+give_back()
+print(before - own(), own())
+"""
+    if memory._glibc() is None:
+        pytest.skip("needs glibc")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    returned, left = map(float, done.stdout.split())
+    assert returned > 20  # MB; some 150 were kept
+    assert left < 60
 
 
 def test_the_command_line_fills_the_machine_and_python_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:

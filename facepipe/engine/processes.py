@@ -19,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
 from facepipe.engine.pool import Do, Job, Pool, Tell, cores, limit_threads, reply_of
+from facepipe.memory import share_arenas
 
 __all__ = ["LocalPool"]
 
@@ -34,6 +35,7 @@ def _serve(connection: Connection, made: bytes, threads: int, gpu: str | None) -
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu  # read when torch first asks for a device
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; it ends its workers
     signal.signal(signal.SIGTERM, _leave)
+    share_arenas()
     threading.Thread(target=_end_with_driver, daemon=True).start()
     limit_threads(threads)
     speak = threading.Lock()  # stages report their progress from threads of their own

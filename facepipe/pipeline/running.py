@@ -15,6 +15,7 @@ from facepipe import __version__
 from facepipe.config import Config, EngineConfig, to_toml
 from facepipe.engine import Died, Do, LocalPool, Pool, RayPool, Tell, fitting, gpus
 from facepipe.errors import DegenerateLandmarksError, FacepipeError, MediaError, NoFaceError, RunFolderError, one_line
+from facepipe.memory import give_back
 from facepipe.pipeline.context import Context, library_versions
 from facepipe.pipeline.faces import FaceStages
 from facepipe.pipeline.films import films_of
@@ -289,6 +290,8 @@ class Run:
                 self.context.result.warnings.append(f"{clip.film.path}: a part is left as it is: {reason}")
                 reason = ""
         status: Literal["done", "kept", "failed"] = "failed" if reason else "done" if frames else "kept"
+        if status != "kept":
+            give_back()
         return Outcome(stage, side, clip.name, status, reason, frames, time.perf_counter() - start)
 
     def _reason(self, stage: Stage, side: Side, clip: Clip, exc: Exception) -> str:
