@@ -26,6 +26,7 @@ ORDER = [
     "boxes",
     "folders",
     "overlap",
+    "memory",
     "geometry",
     "smoothing",
     "image",

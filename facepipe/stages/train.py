@@ -24,7 +24,7 @@ from facepipe.training.team import Team
 from facepipe.training.validation import Validator, component_psnr, describe
 from facepipe.types import SIDES
 
-__all__ = ["run_training", "train_net"]
+__all__ = ["interrupted", "run_training", "train_net"]
 
 _LOOK = 10  # steps between two looks at the losses: each look waits for the device
 _SNAPSHOT = 100  # steps between two copies of the state that a diverged training goes back to
