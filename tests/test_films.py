@@ -74,6 +74,9 @@ def test_a_film_is_cut_where_the_scene_changes(tmp_path: Path, make_video: Make,
     images = [card(96, 128, i) if i < 33 else other for i in range(60)]
     film = make_video(tmp_path / "a.mp4", images=images, options={"x264-params": "keyint=10:min-keyint=1"})
     assert 33 in find_starts(film, 25)
+    images = [card(96, 128, i) if i < 42 else other for i in range(60)]
+    film = make_video(tmp_path / "b.mp4", images=images, options={"x264-params": "keyint=10:min-keyint=1"})
+    assert find_starts(film, 25) == [0, 42]  # 12 away from the middle, and before a rhythmic one at 30
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ from facepipe.video.stills import publish
 
 __all__ = ["find_starts", "join_parts", "split_film"]
 
-_ROOM = 0.25  # of a part's length by which a cut may be moved to a better place
+_ROOM = 0.25  # of a part's length by which a cut may be moved to a key frame ...
+_SCENES = 0.5  # ... and to one where the scene seems to change: there nobody sees that a part ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,11 @@ def find_starts(path: Path, frames: int, limits: Limits | None = None) -> list[i
     early = rhythm[np.searchsorted(keys, at)] < usual
     starts = [0]
     for ideal in np.linspace(0, count, round(count / frames) + 1)[1:-1]:
-        near = (np.abs(at - ideal) < _ROOM * frames) & (at > starts[-1])
-        better = near & early if (near & early).any() else near
-        if better.any():
-            chosen = at[better]
-            starts.append(int(chosen[np.abs(chosen - ideal).argmin()]))
+        away, after = np.abs(at - ideal), at - starts[-1]
+        scenes = early & (away < _SCENES * frames) & (after > _ROOM * frames)
+        good = scenes if scenes.any() else (away < _ROOM * frames) & (after > 0)
+        if good.any():
+            starts.append(int(at[good][away[good].argmin()]))
     return starts
 
 
