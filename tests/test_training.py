@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -310,6 +310,15 @@ def test_stopped_and_resumed_is_bit_equal(tmp_path: Path, persons: dict[Side, Pe
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C does what it does in a terminal; in the background a shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_step_and_is_saved() -> None:
     usual = signal.getsignal(signal.SIGINT)
     with interrupted() as asked:
@@ -320,6 +329,10 @@ def test_ctrl_c_ends_the_step_and_is_saved() -> None:
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is usual
     with interrupted(hear=False) as asked, pytest.raises(KeyboardInterrupt):  # several processes: they have to agree
+        signal.raise_signal(signal.SIGINT)
+    assert not asked.is_set()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupted() as asked:
         signal.raise_signal(signal.SIGINT)
     assert not asked.is_set()
     with ThreadPoolExecutor(1) as pool:  # signals are the main thread's

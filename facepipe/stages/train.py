@@ -89,7 +89,8 @@ def run_training(
 def interrupted(*, hear: bool = True) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, so that the step can be finished and saved; the second is as ever."""
     asked, usual = threading.Event(), signal.getsignal(signal.SIGINT)
-    if not hear or threading.current_thread() is not threading.main_thread() or usual is None:
+    heard = hear and threading.current_thread() is threading.main_thread()
+    if not heard or usual in (None, signal.SIG_IGN):  # whoever starts a process in the background may want none
         yield asked
         return
 
