@@ -195,6 +195,7 @@ def done(do: Do, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return do(out), out
 
 
+@pytest.mark.slow
 def test_a_film_is_one_video_in_the_end(done: tuple[Any, Path], film: Path) -> None:
     result, out = done
     assert not result.failed

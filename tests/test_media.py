@@ -17,7 +17,7 @@ from facepipe import pipeline, video
 from facepipe.provenance import check
 from facepipe.types import Image, VideoInfo
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.slow]
 
 Make = Callable[..., Path]
 OVERRIDES = ("detect.embedder=none", "align.size=128", "swap.skip=[]")
