@@ -231,9 +231,8 @@ class FaceStages:
             (rows,) = self.person([faces], picture)
             return faces, rows
         parts = [part for part in self._context.alive("align", "target") if part.film == clip.film]
-        found = self.person([self._told_by(part) for part in parts], picture)
-        own = parts.index(clip)
-        tracks = np.unique(self._told_by(clip).track[found[own]])
+        tables, own = [self._told_by(part) for part in parts], parts.index(clip)
+        tracks = np.unique(tables[own].track[self.person(tables, picture)[own]])
         rows = np.isin(faces.track, tracks)
         rows[np.flatnonzero(rows)[1:][np.diff(faces.frame[rows]) == 0]] = False  # one a frame: the largest comes first
         return faces, rows

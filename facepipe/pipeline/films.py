@@ -16,6 +16,7 @@ from facepipe.pipeline.outcome import Progress
 from facepipe.types import Side
 from facepipe.video import Clip, Limits, find_starts, split_film
 from facepipe.video.muxing import MUXERS
+from facepipe.video.source import open_input, reading
 from facepipe.workspace import Workspace, digest, read_marker
 
 __all__ = ["PARTS", "cut_films", "films_of"]
@@ -80,8 +81,6 @@ def _is_short(clip: Clip, side: Side, workspace: Workspace, frames: int) -> bool
 
 
 def _promised(path: Path) -> int:
-    from facepipe.video.source import open_input, reading
-
     try:
         with reading(path), open_input(path, Limits()) as container:
             return container.streams.video[0].frames if container.streams.video else 0

@@ -26,9 +26,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does;
 import av
 
 import facepipe
-from facepipe import pipeline, weights
+from facepipe import weights
 from facepipe.config import CredentialsConfig
 from facepipe.demo import CLIPS
+from facepipe.pipeline import swapping as swap_stage
 from facepipe.provenance import Input, check, load_identity, prove, read_label, sign_file
 
 AIM = 0.05
@@ -45,7 +46,7 @@ def swapping(source: Path, target: Path, out: Path, rounds: int) -> dict[str, An
         spent.append(time.perf_counter() - start)
 
     swaps = []
-    with mock.patch.object(pipeline, "sign_file", timed):
+    with mock.patch.object(swap_stage, "sign_file", timed):
         for _ in range(rounds):
             shutil.rmtree(out / "swapped", ignore_errors=True)
             (outcome,) = [o for o in facepipe.swap(out=out).outcomes if o.stage == "swap"]
