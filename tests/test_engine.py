@@ -531,7 +531,7 @@ def test_nothing_to_do_starts_no_process(
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("once", [True, False])
+@pytest.mark.parametrize("once", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_clip_that_kills_its_worker(
     folder: Folder,
     units: ModuleType,

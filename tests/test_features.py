@@ -69,6 +69,7 @@ def mobilenet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---------------------------------------------------------------------------------------------------------- Inception
 
 
+@pytest.mark.slow
 def test_inception_equals_torch_fidelity(inception_file: Path) -> None:
     """The network itself, at its own size, so that no resize comes between."""
     theirs: Any = FeatureExtractorInceptionV3("net", ["2048", "logits_unbiased"], str(inception_file))
@@ -82,6 +83,7 @@ def test_inception_equals_torch_fidelity(inception_file: Path) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_inception_equals_pytorch_fid(inception_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From images to the distance, with its resize."""
     theirs: Any = pytest.importorskip("pytorch_fid.inception", reason="a further witness: pip install pytorch-fid")

@@ -21,7 +21,7 @@ from facepipe.errors import MediaError
 from facepipe.provenance import check
 from facepipe.results import RunResults
 from facepipe.types import Image
-from facepipe.video import find_starts, join_parts, open_clip, open_writer, parts, probe, split_film
+from facepipe.video import find_cuts, join_parts, open_clip, open_writer, parts, probe, split_film
 from facepipe.workspace import read_marker
 
 Make = Callable[..., Path]
@@ -37,9 +37,9 @@ def watch(path: Path) -> tuple[list[int], list[Image]]:
 
 
 def cut(path: Path, frames: int) -> list[Path]:
-    starts = find_starts(path, frames)
-    outs = [path.with_name(f"{path.stem}~{i}{path.suffix}") for i in range(len(starts))]
-    split_film(path, starts, outs)
+    cuts = find_cuts(path, frames)
+    outs = [path.with_name(f"{path.stem}~{i}{path.suffix}") for i in range(len(cuts.starts))]
+    split_film(path, cuts, outs)
     return outs
 
 
@@ -58,7 +58,7 @@ def test_parts_are_the_film(tmp_path: Path, make_video: Make, suffix: str, late:
         time_base=Fraction(1, 90000),
         audio=["aac"],
     )
-    assert find_starts(film, 20) in ([0, 24, 36], [0, 24, 48])
+    assert find_cuts(film, 20).starts in ([0, 24, 36], [0, 24, 48])
     outs = cut(film, 20)
     found = [watch(out) for out in outs]
     times, images = watch(film)
@@ -73,10 +73,10 @@ def test_a_film_is_cut_where_the_scene_changes(tmp_path: Path, make_video: Make,
     other = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8).repeat(4, 0).repeat(4, 1)
     images = [card(96, 128, i) if i < 33 else other for i in range(60)]
     film = make_video(tmp_path / "a.mp4", images=images, options={"x264-params": "keyint=10:min-keyint=1"})
-    assert 33 in find_starts(film, 25)
+    assert 33 in find_cuts(film, 25).starts
     images = [card(96, 128, i) if i < 42 else other for i in range(60)]
     film = make_video(tmp_path / "b.mp4", images=images, options={"x264-params": "keyint=10:min-keyint=1"})
-    assert find_starts(film, 25) == [0, 42]  # 12 away from the middle, and before a rhythmic one at 30
+    assert find_cuts(film, 25).starts == [0, 42]  # 12 away from the middle, and before a rhythmic one at 30
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_film_is_cut_where_the_scene_changes(tmp_path: Path, make_video: Make,
 )
 def test_what_cannot_be_cut_stays_whole(tmp_path: Path, make_video: Make, more: dict[str, Any]) -> None:
     film = make_video(tmp_path / "a.mp4", **{"count": 60, **more})
-    starts = find_starts(film, 20)
+    starts = find_cuts(film, 20).starts
     assert starts == [0]
 
 

@@ -175,6 +175,7 @@ def test_nothing_to_do_trains_nothing(finished: tuple[Path, Any], run: Run) -> N
     assert {outcome.status for outcome in again.outcomes} == {"kept"}
 
 
+@pytest.mark.slow
 def test_more_steps_go_on(finished: tuple[Path, Any], run: Run, tmp_path: Path) -> None:
     import shutil
 
@@ -238,6 +239,7 @@ def test_one_person_is_not_enough(clips: tuple[Path, Path], tmp_path: Path) -> N
         pipeline.train(config)
 
 
+@pytest.mark.slow
 def test_eigenface_runs_through_the_pipeline(run: Run, tmp_path: Path) -> None:
     result = run(tmp_path / "RUN", "swap.method=eigenface")
     assert not result.failed

@@ -207,6 +207,7 @@ def test_images_of_several_sizes(folders: tuple[Path, Path], net: _MeanColour) -
     assert result.pred == 25
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_with_the_real_nets(folders: tuple[Path, Path]) -> None:
     for path in [path for folder in folders for path in folder.rglob("*") if path.stem > "03"]:

@@ -205,6 +205,7 @@ def fan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_fan_equals_face_alignment_with_the_same_file(
     fan_file: Path,
     faces: list[tuple[str, Picture, NDArray[np.float32]]],

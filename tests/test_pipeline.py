@@ -232,6 +232,7 @@ def test_the_command_line_does_the_same_as_python(
     assert contents(tmp_path / "RUN") == contents(quick_run.out)
 
 
+@pytest.mark.slow
 def test_a_changed_setting_redoes_only_what_depends_on_it(
     quick_run: Any, quick: Quick, tmp_path: Path, contents: Contents
 ) -> None:
@@ -396,6 +397,7 @@ def test_images_as_target_and_a_still_as_source(
     assert identity["to_source"] > identity["to_target"]
 
 
+@pytest.mark.slow
 def test_uneven_times_sound_and_frames_without_a_face_pass_through(
     short_clips: Any, quick: Quick, tmp_path: Path, cut_clip: Callable[..., Path]
 ) -> None:
@@ -508,6 +510,7 @@ def portraits(tmp_path_factory: pytest.TempPathFactory, short_clips: Any) -> dic
     return found
 
 
+@pytest.mark.slow
 def test_pictures_choose_who_is_who(
     pair: Path, portraits: dict[str, Path], tmp_path: Path, clip_path: Callable[[str], Path]
 ) -> None:

@@ -64,6 +64,7 @@ def assert_like_undisturbed(out: Path, finished: Path, contents: Contents) -> No
     assert not (out / ".holder.json").exists()
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_of_a_write_and_resume(
     quick_run: Any, quick: Quick, tmp_path: Path, contents: Contents
 ) -> None:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # loads torch, which a run with nothing to do needs not
 __all__ = ["Measure", "Nets", "Settings", "Shown", "Wanted"]
 
 _BATCH = 16
-_KEPT = 512  # embeddings of a clip that are kept, evenly spaced
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,8 @@ class Settings:
         Net of the distances between sets of faces.
     samples : int
         Faces of the clip that it sees, at most.
+    kept : int
+        Embeddings of the clip that are kept, at most: what retrieval and verification see.
     crop_side : int
         Side of the aligned crop that ``frame_to_crop`` leads to, in pixels.
     held_out_from : int or None
@@ -53,6 +54,7 @@ class Settings:
     protocol: Protocol = PROTOCOLS["facepipe"]
     features: FeatureNet | None = None
     samples: int = 0
+    kept: int = 512
     crop_side: int = 384
     held_out_from: int | None = None
     occlusion: bool = True
@@ -83,7 +85,10 @@ class Wanted:
         """For a clip of which `swapped`, (T,), were swapped."""
         frames = settings.protocol.frames_of(len(swapped), swapped)
         heavy, rare = settings.protocol.heavy_of(frames), settings.protocol.rare_of(frames)
-        kept, sampled = heavy[evenly_spaced(len(heavy), _KEPT)], rare[evenly_spaced(len(rare), settings.samples)]
+        kept, sampled = (
+            heavy[evenly_spaced(len(heavy), settings.kept)],
+            rare[evenly_spaced(len(rare), settings.samples)],
+        )
         return cls(
             {int(frame): row for row, frame in enumerate(frames)},
             *(frozenset(part.tolist()) for part in (heavy, rare, kept, sampled)),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # loads torch, which a run with nothing to do needs not
     from facepipe.backends.features import Features
 
-__all__ = ["ClipScores", "Embedded", "Originals", "joined"]
+__all__ = ["ClipScores", "Embedded", "Originals", "Shake", "joined"]
 
 Column = NDArray[np.generic]
 
@@ -35,17 +35,35 @@ class Embedded:
     values: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class Shake:
+    """Jitter of a clip's landmarks, over all runs of successive frames.
+
+    Attributes
+    ----------
+    second_difference, residual : float or None
+        See `facepipe.metrics.jitter` and `residual_jitter`, in per cent of the inter-ocular distance; None without
+        three successive frames.
+    frames : int
+        In which the face was found.
+    """
+
+    second_difference: float | None
+    residual: float | None
+    frames: int
+
+
 @dataclass(slots=True)
 class ClipScores:
-    """Scores of one clip.
+    """Scores of one clip; those of all clips stay in memory until they are summarized, so nothing large is here.
 
     Attributes
     ----------
     columns : dict of str to (N,) array
         A row a measured frame. Numbers are float64 and NaN where they do not exist; ``frame``, ``pts``, ``face`` and
         ``track`` are whole numbers, ``found`` is a truth.
-    landmarks : dict of str to (N, 68, 2) float32 array
-        For ``swapped`` and ``target``; NaN where the face was not found again.
+    jitter : dict of str to Shake
+        For ``swapped`` and ``target``.
     rebuilt : list of (psnr, ssim)
         Of the same-identity swap, inside its mask.
     counts : dict of str to int
@@ -53,7 +71,7 @@ class ClipScores:
     stretches : dict of str to list of (first, last)
         Frames without a face, skipped, and lost, longest stretch first.
     embeddings : dict of str to Embedded
-        By net: at most some hundred of the swapped faces.
+        By net: of some of the swapped faces.
     features : dict of str to Features
         For ``swapped`` and ``target``: of some faces, where a feature net was given.
     held_out_from : int or None
@@ -61,7 +79,7 @@ class ClipScores:
     """
 
     columns: dict[str, Column] = field(default_factory=dict)
-    landmarks: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    jitter: dict[str, Shake] = field(default_factory=dict)
     rebuilt: list[tuple[float, float]] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     stretches: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
@@ -72,9 +90,7 @@ class ClipScores:
     @classmethod
     def of_length(cls, rows: int) -> ClipScores:
         """Room for so many rows, nothing measured yet."""
-        columns: dict[str, Column] = {name: np.zeros(rows, dtype) for name, dtype in _WHOLE.items()}
-        blank = {kind: np.full((rows, 68, 2), np.nan, np.float32) for kind in ("swapped", "target")}
-        return cls(columns, blank)
+        return cls({name: np.zeros(rows, dtype) for name, dtype in _WHOLE.items()})
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -95,7 +111,6 @@ class ClipScores:
     def cut(self, rows: int) -> None:
         """Drop the rows from `rows` on: the videos ended before they were filled."""
         self.columns = {name: values[:rows] for name, values in self.columns.items()}
-        self.landmarks = {kind: points[:rows] for kind, points in self.landmarks.items()}
 
 
 @dataclass(frozen=True, slots=True)

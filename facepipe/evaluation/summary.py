@@ -15,7 +15,7 @@ from facepipe.evaluation.describe import describe
 from facepipe.evaluation.distribution import compare_sets, join_features
 from facepipe.evaluation.identity import identity_section
 from facepipe.evaluation.protocols import PROTOCOLS, Protocol
-from facepipe.evaluation.records import ClipScores, Originals
+from facepipe.evaluation.records import ClipScores, Originals, Shake
 from facepipe.evaluation.rows import IntervalJson, Rows, interval, median
 from facepipe.evaluation.worst import worst_frames
 
@@ -284,29 +284,14 @@ def _wander(embeddings: NDArray[np.float32]) -> float | None:
 def _jitter(clips: Mapping[str, ClipScores], missing: dict[str, str]) -> dict[str, dict[str, float | None]]:
     section = {}
     for kind in ("swapped", "target"):
-        parts = [_shake(scores, kind) for scores in clips.values()]
+        parts = [scores.jitter.get(kind, Shake(None, None, 0)) for scores in clips.values()]
         section[kind] = {
-            name: _weighted([(part[name], n) for part, n in parts]) for name in ("second_difference", "residual")
+            "second_difference": _weighted([(part.second_difference, part.frames) for part in parts]),
+            "residual": _weighted([(part.residual, part.frames) for part in parts]),
         }
         if section[kind]["residual"] is None:
             _because(missing, f"jitter.{kind}", "no three successive frames in which the face was found")
     return section
-
-
-def _shake(scores: ClipScores, kind: str) -> tuple[dict[str, float | None], int]:
-    """Jitter over all runs of successive frames of a clip, each weighed by its length; and the number of frames."""
-    points = scores.landmarks.get(kind, np.empty((0, 68, 2), np.float32))
-    seen = np.flatnonzero(np.isfinite(points).all((1, 2)))
-    frames = scores.column("frame")[seen]
-    runs = np.split(seen, np.flatnonzero(np.diff(frames) != 1) + 1) if len(seen) else []
-    tracks = [points[run] for run in runs if len(run) >= 3]
-    if not tracks:
-        return {"second_difference": None, "residual": None}, len(seen)
-    weights = [len(track) for track in tracks]
-    return {
-        "second_difference": float(np.average([100 * metrics.jitter(t) for t in tracks], weights=weights)),
-        "residual": float(np.average([metrics.residual_jitter(t) for t in tracks], weights=weights)),
-    }, len(seen)
 
 
 def _weighted(parts: Sequence[tuple[float | None, int]]) -> float | None:

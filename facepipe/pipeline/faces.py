@@ -47,6 +47,7 @@ class FaceStages:
         self._workspace = context.workspace
         self.dropped: dict[Side, dict[str, Any]] = {}
         self._learned: dict[str, NDArray[np.bool_]] = {}
+        self._cast: dict[Clip, dict[Clip, NDArray[np.int32]]] = {}
 
     def detect_key(self, clip: Clip) -> str:
         """What the faces of a clip depend on."""
@@ -230,12 +231,18 @@ class FaceStages:
         if clip.film is None:
             (rows,) = self.person([faces], picture)
             return faces, rows
-        parts = [part for part in self._context.alive("align", "target") if part.film == clip.film]
-        tables, own = [self._told_by(part) for part in parts], parts.index(clip)
-        tracks = np.unique(tables[own].track[self.person(tables, picture)[own]])
-        rows = np.isin(faces.track, tracks)
+        if clip.film not in self._cast:  # once for all parts, by whoever does one
+            self._cast[clip.film] = self._tracks_in(clip.film, picture)
+        rows = np.isin(faces.track, self._cast[clip.film][clip])
         rows[np.flatnonzero(rows)[1:][np.diff(faces.frame[rows]) == 0]] = False  # one a frame: the largest comes first
         return faces, rows
+
+    def _tracks_in(self, film: Clip, picture: Path | None) -> dict[Clip, NDArray[np.int32]]:
+        """The tracks of the target person in each part of a film."""
+        parts = [part for part in self._context.alive("align", "target") if part.film == film]
+        tables = [self._told_by(part) for part in parts]
+        rows = self.person(tables, picture)
+        return {part: np.unique(one.track[mine]) for part, one, mine in zip(parts, tables, rows, strict=True)}
 
     def _told_by(self, clip: Clip) -> Faces:
         """The faces of a target clip that tell who is in it, without points: what parts know of each other."""

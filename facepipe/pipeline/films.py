@@ -14,7 +14,7 @@ from facepipe.config import Config
 from facepipe.errors import MediaError
 from facepipe.pipeline.outcome import Progress
 from facepipe.types import Side
-from facepipe.video import Clip, Limits, find_starts, split_film
+from facepipe.video import Clip, Limits, find_cuts, split_film
 from facepipe.video.muxing import MUXERS
 from facepipe.video.source import open_input, reading
 from facepipe.workspace import Workspace, digest, read_marker
@@ -58,15 +58,15 @@ def _parts_of(clip: Clip, side: Side, config: Config, workspace: Workspace, prog
         key = digest({"version": _VERSION, "film": sha256, "frames": most})
         with workspace.clip_lock(side, clip.name):
             if not workspace.is_done(marker, key):
-                starts = find_starts(clip.path, most, limits)
-                names = _names(clip, len(starts)) if len(starts) > 1 else []
+                cuts = find_cuts(clip.path, most, limits)
+                names = _names(clip, len(cuts.starts)) if len(cuts.starts) > 1 else []
                 folder.mkdir(parents=True, exist_ok=True)
                 if names:
                     outs = [folder / name for name in names]
                     progress("cut", clip.name, 0, None)
-                    split_film(clip.path, starts, outs, told=lambda done: progress("cut", clip.name, done, None))
-                    progress("cut", clip.name, starts[-1], starts[-1])
-                workspace.mark_done(marker, key, names, film=sha256, starts=starts)
+                    split_film(clip.path, cuts, outs, told=lambda done: progress("cut", clip.name, done, None))
+                    progress("cut", clip.name, cuts.starts[-1], cuts.starts[-1])
+                workspace.mark_done(marker, key, names, film=sha256, starts=cuts.starts)
     except (MediaError, OSError):
         return []
     files = [folder / str(name) for name in read_marker(marker).get("files", [])]

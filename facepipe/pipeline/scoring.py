@@ -36,6 +36,7 @@ __all__ = ["Common", "Scored", "Scoring"]
 
 # Faces of each clip that the feature net sees: so many, fewer where there are many clips, and at least some.
 _SAMPLES, _ALL_SAMPLES, _LEAST_SAMPLES = 40, 4000, 8
+_KEPT, _ALL_KEPT, _LEAST_KEPT = 512, 8192, 16  # embeddings of swapped faces that are kept, likewise
 _REBUILT_FROM = 240  # faces that a same-identity swap of procrustes may choose from, evenly spaced
 
 
@@ -49,6 +50,7 @@ class Common:
     key: str
     source: Mapping[str, list[NDArray[np.float32]]] | None
     samples: int
+    kept: int
     with_features: bool
 
 
@@ -128,8 +130,9 @@ class Scoring:
         missing: dict[str, str] = {}
         net = self._feature_net(clips, missing)
         samples = max(_LEAST_SAMPLES, min(_SAMPLES, _ALL_SAMPLES // len(clips)))
+        kept = max(_LEAST_KEPT, min(_KEPT, _ALL_KEPT // len(clips)))
         source = self._source_person() if len(clips) > 1 else None
-        self.common = Common(key, source, samples, with_features=net is not None)
+        self.common = Common(key, source, samples, kept, with_features=net is not None)
         self._each("score", [("target", clip) for clip in clips])
         scores = {name: scored.scores for name, scored in self.scored.items()}
         targets = {name: scored.target for name, scored in self.scored.items()}
@@ -224,6 +227,7 @@ class Scoring:
             self.protocol,
             self._context.features if self.common.with_features else None,
             self.common.samples,
+            self.common.kept,
             crop_side=self._faces.crops("target", clip).shape[1],
             held_out_from=self._held_out_from(faces, learnable),
             occlusion=self._config.swap.occlusion,

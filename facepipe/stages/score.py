@@ -29,7 +29,7 @@ from facepipe.evaluation.frames import Measure, Nets, Settings, Shown, Wanted
 from facepipe.evaluation.measures import Moment, rebuilt
 from facepipe.evaluation.originals import Judge
 from facepipe.evaluation.protocols import Protocol
-from facepipe.evaluation.records import ClipScores
+from facepipe.evaluation.records import ClipScores, Shake
 from facepipe.finder import Finder, Found
 from facepipe.overlap import ahead
 from facepipe.types import Faces, Image, longest_runs
@@ -110,6 +110,7 @@ def score_clip(
     wanted = Wanted.of(swapped_frames, settings)
     scores = ClipScores.of_length(len(wanted.rows))
     scores.held_out_from = settings.held_out_from
+    points = _Points.of_length(len(scores))
     identity = "identity" in settings.protocol.parts
     measure = Measure(faces, embedders if identity else [], settings, wanted)
     reader = _Reader(videos, wanted)
@@ -124,13 +125,17 @@ def score_clip(
             if (row := wanted.rows.get(one.index)) is not None:
                 scores.put(row, one.values)
                 if one.points is not None:
-                    scores.landmarks["swapped"][row], scores.landmarks["target"][row] = one.points
+                    points.swapped[row], points.target[row] = one.points
                 nets.add(row, one)
         nets.finish()
         scores.rebuilt = [pair for pair in rebuilt_too if pair is not None]
     scores.cut(sum(frame < reader.count for frame in wanted.rows))
+    scores.jitter = {
+        "swapped": _shake(points.swapped[: len(scores)], scores.column("frame")),
+        "target": _shake(points.target[: len(scores)], scores.column("frame")),
+    }
     if "expression" in settings.protocol.parts:
-        _add_expression(scores)
+        _add_expression(scores, points)
     scores.counts = _counts(faces, swapped_frames, scores, whole=settings.protocol.frames is None)
     scores.stretches = _stretches(faces, swapped_frames, scores)
     return scores
@@ -201,7 +206,34 @@ def _found(
         yield one, found_here
 
 
-def _add_expression(scores: ClipScores) -> None:
+@dataclass(frozen=True, slots=True)
+class _Points:
+    """Landmarks of both videos: (N, 68, 2) float32, a row a measured frame; NaN where the face was not found again."""
+
+    swapped: NDArray[np.float32]
+    target: NDArray[np.float32]
+
+    @classmethod
+    def of_length(cls, rows: int) -> _Points:
+        return cls(*(np.full((rows, 68, 2), np.nan, np.float32) for _ in range(2)))
+
+
+def _shake(points: NDArray[np.float32], frames: NDArray[np.float64]) -> Shake:
+    """Jitter over all runs of successive frames, each weighed by its length."""
+    seen = np.flatnonzero(np.isfinite(points).all((1, 2)))
+    runs = np.split(seen, np.flatnonzero(np.diff(frames[seen]) != 1) + 1) if len(seen) else []
+    tracks = [points[run] for run in runs if len(run) >= 3]
+    if not tracks:
+        return Shake(None, None, len(seen))
+    weights = [len(track) for track in tracks]
+    return Shake(
+        float(np.average([100 * metrics.jitter(track) for track in tracks], weights=weights)),
+        float(np.average([metrics.residual_jitter(track) for track in tracks], weights=weights)),
+        len(seen),
+    )
+
+
+def _add_expression(scores: ClipScores, points: _Points) -> None:
     """Column ``expression``: over the frames of each track, since every face's own shape is taken off first."""
     found = scores.columns["found"].astype(bool) & (np.abs(scores.column("yaw")) < _STEEPEST)
     for track in np.unique(scores.columns["track"][found]):
@@ -209,7 +241,7 @@ def _add_expression(scores: ClipScores) -> None:
         if len(rows) < 2:
             continue
         try:
-            errors = metrics.expression_errors(scores.landmarks["swapped"][rows], scores.landmarks["target"][rows])
+            errors = metrics.expression_errors(points.swapped[rows], points.target[rows])
         except (ValueError, DegenerateLandmarksError):  # a fit that is no face: the detector was wrong
             continue
         for row, error in zip(rows.tolist(), errors.tolist(), strict=True):

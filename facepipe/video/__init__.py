@@ -11,7 +11,7 @@ Convention
 """
 
 from facepipe.video.clips import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Clip, find_clips
-from facepipe.video.parts import find_starts, join_parts, split_film
+from facepipe.video.parts import Cuts, find_cuts, join_parts, split_film
 from facepipe.video.planes import read_planes
 from facepipe.video.reader import ClipReader, Frame, open_clip, probe, with_pixels
 from facepipe.video.source import Limits, read_metadata
@@ -24,10 +24,11 @@ __all__ = [
     "Clip",
     "ClipReader",
     "ClipWriter",
+    "Cuts",
     "Frame",
     "Limits",
     "find_clips",
-    "find_starts",
+    "find_cuts",
     "join_parts",
     "open_clip",
     "open_writer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,11 +14,13 @@ from typing import Any
 import av
 import numpy as np
 from av.container import OutputContainer
+from numpy.typing import NDArray
 
 from facepipe.errors import ContainerError, MediaError
 from facepipe.video.source import Limits, open_input, reading
+from facepipe.video.stills import publish
 
-__all__ = ["MUXERS", "AudioCopy", "check_written", "open_output", "writing"]
+__all__ = ["MUXERS", "AudioCopy", "complete", "open_output", "writing"]
 
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
 """The kinds of file that are written, by suffix."""
@@ -134,18 +136,40 @@ class AudioCopy:
         self._container.close()
 
 
-def check_written(part: Path, path: Path, wanted: array[int], time_base: Fraction, audio: AudioCopy | None) -> None:
-    """Raise `MediaError` where a file's frames, their times or its sound are others than were written.
+def complete(
+    part: Path,
+    path: Path,
+    wanted: NDArray[np.int64],
+    time_base: Fraction,
+    audio: AudioCopy | None = None,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
+    """Give a written file its name, once it was seen to hold what was written.
 
     Parameters
     ----------
     part, path : Path
-        The file, and what it will be called.
-    wanted : array of int
+        The file, closed, and what it will be called.
+    wanted : (N,) int64 array
         Times of the frames in units of `time_base`, in the order of display.
-    audio : AudioCopy or None
+    audio : AudioCopy, optional
         What was copied.
+    finish : callable, optional
+        Called with the file before it has its name.
+
+    Raises
+    ------
+    MediaError
+        Its frames, their times or its sound are others than were written.
     """
+    with writing(path):
+        _check(part, path, wanted, time_base, audio)
+        if finish is not None:
+            finish(part)
+        publish(part, path)
+
+
+def _check(part: Path, path: Path, wanted: NDArray[np.int64], time_base: Fraction, audio: AudioCopy | None) -> None:
     with av.open(f"file:{part}") as made:
         found = [_Span() for _ in made.streams]
         film, times = made.streams.video[0], array("q")
@@ -166,10 +190,10 @@ def check_written(part: Path, path: Path, wanted: array[int], time_base: Fractio
             raise MediaError(f"{path}: its sound lasts {lasts}; run again")
 
 
-def _farthest(times: array[int], base: Fraction, wanted: array[int], wanted_base: Fraction) -> float:
+def _farthest(times: array[int], base: Fraction, wanted: NDArray[np.int64], wanted_base: Fraction) -> float:
     """By how many seconds at most times differ from those wanted, each counted from the first."""
-    got, expected = np.sort(np.array(times)), np.array(wanted)
-    return float(np.abs((got - got[0]) * float(base) - (expected - expected[0]) * float(wanted_base)).max())
+    got = np.sort(np.array(times))
+    return float(np.abs((got - got[0]) * float(base) - (wanted - wanted[0]) * float(wanted_base)).max())
 
 
 def _rounding(base: Fraction, wanted: Fraction) -> float:

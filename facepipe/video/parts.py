@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from facepipe.errors import MediaError
 from facepipe.types import VideoInfo
-from facepipe.video.muxing import MUXERS, AudioCopy, check_written, open_output, writing
+from facepipe.video.muxing import MUXERS, AudioCopy, complete, open_output, writing
 from facepipe.video.source import Limits, open_input, reading, video_stream
-from facepipe.video.stills import publish
 
-__all__ = ["find_starts", "join_parts", "split_film"]
+__all__ = ["Cuts", "find_cuts", "join_parts", "split_film"]
 
 _ROOM = 0.25  # of a part's length by which a cut may be moved to a key frame ...
 _SCENES = 0.5  # ... and to one where the scene seems to change: there nobody sees that a part ends
@@ -41,12 +40,28 @@ class _Index:
     keys: NDArray[np.bool_]
 
 
-def find_starts(path: Path, frames: int, limits: Limits | None = None) -> list[int]:
-    """Where a film is cut: numbers of the frames that parts begin with, in order of display; the first is 0.
+@dataclass(frozen=True, slots=True)
+class Cuts:
+    """Where a film is cut.
+
+    Attributes
+    ----------
+    starts : list of int
+        Numbers of the frames that parts begin with, in order of display; the first is 0.
+    order : (N,) int64 array
+        Times of all frames, in the order of decoding.
+    """
+
+    starts: list[int]
+    order: NDArray[np.int64]
+
+
+def find_cuts(path: Path, frames: int, limits: Limits | None = None) -> Cuts:
+    """Where to cut a film.
 
     Parts have about `frames` frames. A cut goes where the encoder broke its rhythm of key frames, as it does where the
-    scene changes, or else where it is nearest to even. Only 0 comes back for a film that is less than twice as long,
-    and for one that cannot be cut: without times, with hidden frames, or with groups of pictures that are not closed.
+    scene changes, or else where it is nearest to even. A film that is less than twice as long has one part, and so has
+    one that cannot be cut: without times, with hidden frames, or with groups of pictures that are not closed.
 
     Raises
     ------
@@ -55,9 +70,11 @@ def find_starts(path: Path, frames: int, limits: Limits | None = None) -> list[i
     """
     with reading(path), open_input(path, limits or Limits()) as container:
         index = _scan(container, video_stream(container, path, limits or Limits()))
-    count = 0 if index is None else len(index.pts)
-    if index is None or not frames or count < 2 * frames:
-        return [0]
+    if index is None:
+        return Cuts([0], np.empty(0, np.int64))
+    count = len(index.pts)
+    if not frames or count < 2 * frames:
+        return Cuts([0], index.pts)
     number = np.argsort(np.argsort(index.pts, kind="stable"), kind="stable")
     at, keys = number[index.closed], np.sort(number[index.keys])
     rhythm = np.diff(keys, prepend=keys[0])  # how long each key frame waited
@@ -70,7 +87,7 @@ def find_starts(path: Path, frames: int, limits: Limits | None = None) -> list[i
         good = scenes if scenes.any() else (away < _ROOM * frames) & (after > 0)
         if good.any():
             starts.append(int(at[good][away[good].argmin()]))
-    return starts
+    return Cuts(starts, index.pts)
 
 
 def _scan(container: InputContainer, stream: VideoStream) -> _Index | None:
@@ -91,19 +108,17 @@ def _scan(container: InputContainer, stream: VideoStream) -> _Index | None:
     return _Index(times, keys & (before < times) & (after >= times), keys)
 
 
-def split_film(
-    path: Path, starts: Sequence[int], outs: Sequence[Path], *, told: Callable[[int], None] = lambda _: None
-) -> None:
+def split_film(path: Path, cuts: Cuts, outs: Sequence[Path], *, told: Callable[[int], None] = lambda _: None) -> None:
     """Write the parts of a film, packet by packet.
 
     Parameters
     ----------
     path : Path
         The film.
-    starts : sequence of int
-        See `find_starts`.
+    cuts : Cuts
+        See `find_cuts`.
     outs : sequence of Path
-        A file for each; of the film's own kind where that is one of `MUXERS`, else ``.mkv``.
+        A file for each part; of the film's own kind where that is one of `MUXERS`, else ``.mkv``.
     told : callable
         Called with the number of packets done, now and then.
 
@@ -112,16 +127,12 @@ def split_film(
     MediaError
         The film cannot be read, or a part cannot be written or holds other frames than it should.
     """
+    times = np.sort(cuts.order)
+    dts = _decoding_times(cuts.order, times)  # Matroska does not keep them
+    bounds = [*times[np.array(cuts.starts)].tolist(), int(times[-1]) + 1]
     with reading(path), open_input(path, Limits()) as container:
         stream = video_stream(container, path, Limits())
-        index = _scan(container, stream)
-        assert index is not None
         time_base = Fraction(stream.time_base or 1)
-    times = np.sort(index.pts)
-    dts = _decoding_times(index.pts, times)  # Matroska does not keep them
-    bounds = [*times[np.array(starts)].tolist(), int(times[-1]) + 1]
-    with reading(path), open_input(path, Limits()) as container:
-        stream = video_stream(container, path, Limits())
         packets = (packet for packet in container.demux(stream) if packet.size)
         packet, done = next(packets, None), 0
         for out, low, high in zip(outs, bounds, bounds[1:], strict=False):
@@ -135,10 +146,7 @@ def split_film(
                         packet, done = next(packets, None), done + 1
                         if done % 1000 == 0:
                             told(done)
-                with writing(out):
-                    wanted = array("q", times[(times >= low) & (times < high)].tolist())
-                    check_written(part, out, wanted, time_base, None)
-                    publish(part, out)
+                complete(part, out, times[(times >= low) & (times < high)], time_base)
             finally:
                 part.unlink(missing_ok=True)
 
@@ -203,11 +211,7 @@ def join_parts(
                     count += 1
             if audio is not None:
                 audio.copy(target, until=None)
-        with writing(out):
-            check_written(part, out, array("q", times.tolist()), like.time_base, audio)
-            if finish is not None:
-                finish(part)
-            publish(part, out)
+        complete(part, out, times, like.time_base, audio, finish)
 
 
 def _packets(path: Path, time_base: Fraction) -> Iterator[Any]:

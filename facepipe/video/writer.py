@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from facepipe.errors import MediaError, UsageError
 from facepipe.types import VideoInfo
 from facepipe.video.color import SPACES, Coding, from_rgb
-from facepipe.video.muxing import MUXERS, AudioCopy, check_written, open_output, writing
-from facepipe.video.stills import publish
+from facepipe.video.muxing import MUXERS, AudioCopy, complete, open_output, writing
 
 __all__ = ["ClipWriter", "open_writer"]
 
@@ -168,10 +167,8 @@ class ClipWriter:
                 if self._audio is not None:
                     self._audio.copy(self._container, until=None)
                 self._container.close()
-                check_written(self._part, self.path, self._times, self._like.time_base, self._audio)
-                if self._finish is not None:
-                    self._finish(self._part)
-                publish(self._part, self.path)
+            times = np.array(self._times, np.int64)
+            complete(self._part, self.path, times, self._like.time_base, self._audio, self._finish)
         except BaseException:
             self.abort()
             raise

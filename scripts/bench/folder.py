@@ -5,8 +5,11 @@ WolfgangLanger_Pexels.mp4 as targets; with --film that whole clip as one film in
 process of its own and in a fresh run folder, so that starting and loading the nets count, and all must make the same
 files. The ratio is true on an idle machine only.
 
-Usage: python scripts/bench/folder.py [--clips 8] [--frames 40] [--workers 2] [--stage swap] [--film]
-       [--ways process workers ray] [--json]
+A process has threads of its own, which keep more than one core busy: `core` is the same process on as many cores as a
+worker has for itself, so `workers` against `core` is how far twice the cores do twice the work.
+
+Usage: python scripts/bench/folder.py [--clips 8] [--frames 120] [--workers 2] [--stage swap] [--film]
+       [--ways core process workers ray] [--json]
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from facepipe import weights
 from facepipe.demo import CLIPS
 from facepipe.video import open_clip, open_writer
 
-WAYS = ("process", "workers", "ray")
+WAYS = ("core", "process", "workers", "ray")
 PART = 200  # frames; the film has 472, and a key frame at 250
 
 
@@ -42,9 +45,10 @@ def cut(clip: Path, out: Path, start: int, stop: int) -> None:
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of a whole command and of its stages, and its run folder."""
+    """Seconds of a whole command, of the processor, and of its stages; and its run folder."""
 
     seconds: float
+    busy: float
     stages: dict[str, float]
     out: Path
 
@@ -54,11 +58,19 @@ def timed(root: Path, stage: str, way: str, workers: int) -> Timed:
     command = [sys.executable, "-m", "facepipe.cli", stage, "--source", str(root / "source")]
     command += ["--target", str(root / "target"), "--out", str(out), "--json"]
     command += ["--set", f"part_frames={PART}"]
-    command += [] if way == "process" else ["--workers", str(workers)]
+    command += ["--workers", str(workers if way in ("workers", "ray") else 1)]
     command += ["--engine", "ray"] if way == "ray" else []
-    start = time.perf_counter()
-    told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    return Timed(time.perf_counter() - start, told["seconds"], out)
+    mine = sorted(os.sched_getaffinity(0))  # Linux has it
+    own = mine[: max(1, len(mine) // workers)] if way == "core" else mine
+    start, before = time.perf_counter(), os.times()
+    os.sched_setaffinity(0, own)  # children have it from their parent
+    try:
+        told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    finally:
+        os.sched_setaffinity(0, mine)
+    after = os.times()
+    busy = after.children_user + after.children_system - before.children_user - before.children_system
+    return Timed(time.perf_counter() - start, busy, told["seconds"], out)
 
 
 def tables(out: Path) -> dict[str, str]:
@@ -70,11 +82,11 @@ def tables(out: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--frames", type=int, default=40, help="of each (default 40)")
+    parser.add_argument("--frames", type=int, default=120, help="of each (default 120)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--stage", default="swap", help="detect, align, swap or run (default swap)")
     parser.add_argument(
-        "--ways", nargs="+", choices=WAYS, default=["process", "workers"], help="default: the first two"
+        "--ways", nargs="+", choices=WAYS, default=WAYS[:3], help="the first is what others are compared with"
     )
     parser.add_argument("--film", action="store_true", help="one film instead of clips")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -96,7 +108,7 @@ def main() -> None:
     if any(other != first for other in others):
         raise SystemExit("one way made something else than another")
     if args.json:
-        rows = {way: {"seconds": one.seconds, "stages": one.stages} for way, one in found.items()}
+        rows = {way: {"seconds": one.seconds, "busy": one.busy, "stages": one.stages} for way, one in found.items()}
         print(json.dumps({"clips": args.clips, "frames": args.frames, "workers": args.workers, "load": load, **rows}))
         return
     what = f"a film of {whole} frames" if args.film else f"{args.clips} clips of {args.frames} frames"
@@ -106,6 +118,7 @@ def main() -> None:
     for stage in [*base.stages, "command"]:
         seconds = [one.stages.get(stage, one.seconds) for one in found.values()]
         print(f"{stage:10s}" + "".join(f"{one:8.1f} ({seconds[0] / one:4.2f}x)" for one in seconds))
+    print("processor " + "".join(f"{one.busy:8.1f}{'':8s}" for one in found.values()))
 
 
 if __name__ == "__main__":
