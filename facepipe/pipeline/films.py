@@ -48,10 +48,10 @@ def cut_films(
 
 def _parts_of(clip: Clip, side: Side, config: Config, workspace: Workspace, progress: Progress) -> list[Clip]:
     most = config.part_frames
-    if clip.kind != "video" or not most or _is_short(clip, side, workspace, 2 * most):
-        return []
     folder = workspace.root / PARTS / side
     marker = folder / f"{clip.name}.json"
+    if clip.kind != "video" or not most or (not marker.exists() and _is_short(clip, side, workspace, 2 * most)):
+        return []
     limits = Limits(max_pixels=config.limits.max_pixels, max_frames=config.limits.max_frames)
     try:
         sha256 = workspace.file_hash(clip.path)

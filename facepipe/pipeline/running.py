@@ -149,29 +149,18 @@ class Run:
 
     def _join_films(self) -> None:
         """Make one video of the parts of each film; one whose parts failed is told, and the others follow."""
-        failed = {one.clip for one in self.context.result.failed}
-        swapped = {clip.name for clip in self.context.alive("swap", "target")}
         for film, parts in films_of(self.context.clips["target"]).items():
-            names = [part.name for part in parts]
-            start = time.perf_counter()
-            if lost := [name for name in names if name in failed]:
-                reason = f"{film.path}: not joined, since {', '.join(lost)} failed; run again"
-            elif not swapped.intersection(names):
-                reason = f"{film.path}: nothing was swapped in any of its {len(parts)} parts"
-            else:
-                with self._workspace.clip_lock("target", film.name):
-                    reason = self._joined(film, parts)
-            status: Literal["failed", "done"] = "failed" if reason else "done"
-            seconds = time.perf_counter() - start
-            self.context.result.outcomes.append(Outcome("swap", "target", film.name, status, reason, 0, seconds))
+            outcome = self._guard("swap", "target", film, partial(self._join, parts))
+            self.context.result.outcomes.append(replace(outcome, frames=0))  # its parts have told theirs
 
-    def _joined(self, film: Clip, parts: list[Clip]) -> str:
-        """Why a film could not be joined; empty when it was."""
-        try:
-            self.swapping.join(film, parts)
-        except Exception as exc:
-            return one_line(self._reason("swap", "target", film, exc))
-        return ""
+    def _join(self, parts: list[Clip], side: Side, film: Clip) -> tuple[str, int]:
+        failed = {one.clip for one in self.context.result.failed}
+        if lost := [part.name for part in parts if part.name in failed]:
+            raise MediaError(f"{film.path}: not joined, since {', '.join(lost)} failed; run again")
+        if not set(parts).intersection(self.context.alive("swap", side)):
+            raise NoFaceError(f"{film.path}: nothing was swapped in any of its {len(parts)} parts")
+        with self._workspace.clip_lock(side, film.name):
+            return self.swapping.join(film, parts)
 
     def _is_mine(self, clip: Clip) -> bool:
         """Whether a target clip is this shard's, or there are no shards."""

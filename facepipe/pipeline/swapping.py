@@ -209,8 +209,8 @@ class Swapping:
         with self._context.open(clip.film) as film:
             return replace(reader.info, rate=film.info.rate)
 
-    def join(self, film: Clip, parts: Sequence[Clip]) -> bool:
-        """Join the swapped parts of a film into ``swapped/<film>.mp4``; whether that was done now.
+    def join(self, film: Clip, parts: Sequence[Clip]) -> tuple[str, int]:
+        """Join the swapped parts of a film into ``swapped/<film>.mp4``; the key, and how many were joined now.
 
         A part in which nothing was swapped comes as it is, encoded like the others.
         """
@@ -219,7 +219,7 @@ class Swapping:
         marker = folder / f"{film.name}.json"
         key = self._context.key("swap", film=self._film_key(film), parts=keys)
         if self._workspace.is_done(marker, key):
-            return False
+            return key, 0
         marker.unlink(missing_ok=True)
         markers = [folder / f"{part.name}.json" for part in parts if part in swapped]
         statement = read_marker(markers[0])["label"]
@@ -241,7 +241,7 @@ class Swapping:
                         raise
         names = [video.name, *([beside.name] if (beside := sidecar_of(video)) is not None else [])]
         self._workspace.mark_done(marker, key, names, statement=statement_of(statement), parts=[p.name for p in parts])
-        return True
+        return key, len(parts)
 
     def _as_it_is(self, clip: Clip, out: Path) -> Path:
         how = self._config.swap
