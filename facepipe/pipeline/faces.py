@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -131,9 +131,13 @@ class FaceStages:
         write_faces(folder / "faces.parquet", faces)
         return {"flagged": int((~faces.trusted).sum()), "size": size}
 
-    def table(self, side: Side, clip: Clip) -> Faces:
+    def table(self, side: Side, clip: Clip, *, without: tuple[str, ...] = ()) -> Faces:
         """The faces of a clip."""
-        return read_faces(self._workspace.clip_folder(side, clip.name) / "faces.parquet")
+        return read_faces(self._workspace.clip_folder(side, clip.name) / "faces.parquet", without=without)
+
+    def tables(self, side: Side, clips: list[Clip]) -> Sequence[Faces]:
+        """The faces of some clips, each read when it is asked for: all of a film's would fill the memory."""
+        return _Tables(self, side, clips)
 
     def crops(self, side: Side, clip: Clip) -> NDArray[np.uint8]:
         """Their crops, memory-mapped."""
@@ -145,43 +149,43 @@ class FaceStages:
         folder = self._config.source if side == "source" else self._config.target
         if not clips:
             raise NoFaceError(f"{folder}: no {side} clip has a face; " + self._context.first_reason())
-        tables, usable = self.usable(side, clips)
+        usable = self.usable(side, clips)
         try:
             crops = [self.crops(side, clip) for clip in clips]
-            return FaceSet.build(tables, crops, usable.rows, share=self._config.train.held_out)
+            return FaceSet.build(self.tables(side, clips), crops, usable.rows, share=self._config.train.held_out)
         except NoFaceError as exc:
             raise NoFaceError(f"{folder}: {exc}" + (f"; {usable.words}" if usable.words else "")) from exc
 
-    def _select(self, side: Side, clips: list[Clip]) -> tuple[list[Faces], Selection]:
-        """Tables of some clips, and the person's faces in them that may be learned from or be source faces.
+    def _select(self, side: Side, clips: list[Clip]) -> Selection:
+        """The person's faces in some clips that may be learned from or be source faces.
 
         The one place where the rules of ``[select]`` meet them.
         """
         swap = self._config.swap
-        tables = [self.table(side, clip) for clip in clips]
+        tables = [self.table(side, clip, without=("mesh",)) for clip in clips]
         rows = self.person(tables, swap.source_person if side == "source" else swap.target_person)
         trusted = [keep & faces.trusted for keep, faces in zip(rows, tables, strict=True)]
         if not any(keep.any() for keep in trusted):  # the flags are what is told then, not the rules
-            return tables, Selection(rows, 0, {})
-        return tables, select(tables, trusted, [self.chosen_crops(side, clip) for clip in clips], self._config.select)
+            return Selection(rows, 0, {})
+        return select(tables, trusted, [self.chosen_crops(side, clip) for clip in clips], self._config.select)
 
-    def usable(self, side: Side, clips: list[Clip]) -> tuple[list[Faces], Selection]:
+    def usable(self, side: Side, clips: list[Clip]) -> Selection:
         """As `_select`, where there has to be a face."""
-        tables, usable = self._select(side, clips)
+        usable = self._select(side, clips)
         if why := usable.emptied_by(self._config.select):
             raise NoFaceError(f"{self._config.source if side == 'source' else self._config.target}: {why}")
-        return tables, usable
+        return usable
 
     def learnable(self, clip: Clip, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Those of the target person's `rows` in a clip that the rules leave to the method to learn from."""
         if not self._config.select.ranges:
             return rows
         if self._config.swap.method != "gan":
-            return self._select("target", [clip])[1].rows[0]
+            return self._select("target", [clip]).rows[0]
         if not self._learned:  # once for all clips: they are one set of faces
             clips = self._context.alive("align", "target")
             names = [one.name for one in clips]
-            self._learned.update(zip(names, self._select("target", clips)[1].rows, strict=True))
+            self._learned.update(zip(names, self._select("target", clips).rows, strict=True))
         return self._learned[clip.name]
 
     def chosen_crops(self, side: Side, clip: Clip) -> ChosenCrops:
@@ -194,7 +198,7 @@ class FaceStages:
         learns = stage == "train" or self._config.swap.method == "gan"
         for side in SIDES if learns else SIDES[:1]:
             if self._config.select.ranges and (clips := self._context.alive("align", side)):
-                usable = self._select(side, clips)[1]
+                usable = self._select(side, clips)
                 self.dropped[side] = {"faces": usable.total, "dropped": usable.dropped}
                 if usable.words:
                     self._context.result.warnings.append(f"{side}: {usable.words}")
@@ -246,8 +250,7 @@ class FaceStages:
 
     def _told_by(self, clip: Clip) -> Faces:
         """The faces of a target clip that tell who is in it, without points: what parts know of each other."""
-        path = self._workspace.clip_folder("target", clip.name) / "faces.parquet"
-        faces = read_faces(path, without=("landmarks", "mesh"))
+        faces = self.table("target", clip, without=("landmarks", "mesh"))
         return faces[np.isfinite(faces.embedding).all(1)]
 
     def told_rules(self) -> dict[str, Any]:
@@ -255,6 +258,19 @@ class FaceStages:
         ranges = self._config.select.ranges.items()
         rules = {key: [value if math.isfinite(value) else None for value in ends] for key, ends in ranges}
         return {"rules": rules, **{str(side): told for side, told in self.dropped.items()}}
+
+
+class _Tables(Sequence[Faces]):
+    """Tables of faces of some clips that are read each time they are asked for."""
+
+    def __init__(self, faces: FaceStages, side: Side, clips: list[Clip]) -> None:
+        self._faces, self._side, self._clips = faces, side, clips
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._faces.table(self._side, self._clips[at])
 
 
 def _found(marker: Path) -> tuple[list[str], int, int]:

@@ -170,11 +170,12 @@ class Scoring:
 
     @cached_property
     def _source_rows(self) -> list[tuple[Clip, Faces, NDArray[np.int64]]]:
-        """The source clips, their tables of faces, and those rows that tell who the source person is."""
+        """The source clips, the faces in them that tell who the source person is, and their rows."""
         clips = self._context.alive("align", "source")
-        tables = [self._faces.table("source", clip) for clip in clips]
+        tables = [self._faces.table("source", clip, without=("mesh",)) for clip in clips]
         people = self._faces.person(tables, self._config.swap.source_person)
-        return [(clip, faces, _telling(faces, rows)) for clip, faces, rows in zip(clips, tables, people, strict=True)]
+        telling = [_telling(faces, rows) for faces, rows in zip(tables, people, strict=True)]
+        return [(clip, faces[rows], rows) for clip, faces, rows in zip(clips, tables, telling, strict=True)]
 
     def _embeddings(self, clip: Clip, faces: Faces) -> dict[str, NDArray[np.float32]]:
         """Embeddings (N, D) by net of a person's faces in a clip."""
@@ -190,7 +191,7 @@ class Scoring:
 
     def _source_person(self) -> dict[str, list[NDArray[np.float32]]]:
         """Embeddings (N, D) of the source person by net, a part a clip."""
-        parts = [self._embeddings(clip, faces[rows]) for clip, faces, rows in self._source_rows if len(rows)]
+        parts = [self._embeddings(clip, faces) for clip, faces, rows in self._source_rows if len(rows)]
         return {net: [part[net] for part in parts] for net in self._nets}
 
     def _source_features(self, net: FeatureNet, samples: int) -> Features | None:

@@ -51,9 +51,10 @@ class Swapping:
         clips = self._context.alive("align", "source")
         if not clips:
             raise NoFaceError(f"{self._config.source}: no source clip has a face; " + self._context.first_reason())
-        tables, usable = self._faces.usable("source", clips)
+        usable = self._faces.usable("source", clips)
+        crops = [self._faces.crops("source", clip) for clip in clips]
         try:
-            return SourceBank.build(tables, [self._faces.crops("source", clip) for clip in clips], usable.rows)
+            return SourceBank.build(self._faces.tables("source", clips), crops, usable.rows)
         except NoFaceError as exc:
             raise NoFaceError(f"{self._config.source}: {exc}") from exc
 
