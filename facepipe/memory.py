@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 __all__ = ["give_back", "share_arenas"]
@@ -12,7 +13,11 @@ _ARENAS = 2
 
 
 def share_arenas() -> None:
-    """Let all threads of this process take memory from the same two places; for a process that is facepipe's own."""
+    """Let all threads of this process take memory from the same two places; for a process that is facepipe's own.
+
+    Arrow too, whose own pool would keep what a table was read with: it looks at the variable when it is imported.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     if (libc := _glibc()) is not None:
         libc.mallopt(_ARENA_MAX, _ARENAS)
 

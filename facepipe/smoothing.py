@@ -28,6 +28,7 @@ LEAST_ROWS = 9
 
 _MEDIAN_OF_CHI2 = 0.45494  # of one degree of freedom
 _REFERENCE_FRAMES = 48
+_ROWS, _POINTS = 512, 160  # done at a time: a track of an hour takes no more memory than its points do
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ _MARGIN = 4.0  # movement is what goes beyond so many times the noise's share of
 
 def smooth_track(
     points: ArrayLike, times: ArrayLike, *, variance: ArrayLike | None = None, strength: float = 1.0
-) -> Float64:
+) -> Floats:
     """Smooth the points of one face over time, with no delay (zero phase).
 
     Parameters
@@ -67,8 +68,9 @@ def smooth_track(
 
     Returns
     -------
-    (T, N, D) float64 array
-        Tracks of fewer than `LEAST_ROWS` rows come back as they are. Constant and even motion is kept.
+    (T, N, D) array
+        float64; float32 of float32, though it is reckoned in float64 where that matters. Tracks of fewer than
+        `LEAST_ROWS` rows come back as they are. Constant and even motion is kept.
 
     Raises
     ------
@@ -77,7 +79,8 @@ def smooth_track(
     DegenerateLandmarksError
         A row whose points coincide.
     """
-    p, t = np.asarray(points, np.float64), np.asarray(times, np.float64)
+    p, t = np.asarray(points), np.asarray(times, np.float64)
+    p = p if p.dtype == np.float32 else np.asarray(p, np.float64)
     if p.ndim != 3 or t.shape != p.shape[:1]:
         raise ValueError(f"points and times: expected shapes (T, N, D) and (T,), got {p.shape} and {t.shape}")
     v = np.ones(len(t)) if variance is None else np.asarray(variance, np.float64)
@@ -90,48 +93,54 @@ def smooth_track(
     if len(p) < LEAST_ROWS or strength == 0:
         return p.copy()
     t = (t - t[0]) / np.median(np.diff(t))
-    shape, linear, centre, rest = _taken_apart(p)
+    shape, linear, centre = _taken_apart(p)
     spread = linear.reshape(len(p), -1, 1)  # the axes turn into each other, so they share their noise
-    parts: list[tuple[Floats, int, _Touch]] = [
-        (centre[..., None], 1, _RIGID),
-        (spread, linear.shape[2], _RIGID),
-        (rest, 1, _REST),
-    ]
+    parts: list[tuple[Float64, int]] = [(centre[..., None], 1), (spread, linear.shape[2])]
     noises, accelerations = [], []
-    for y, groups, touch in parts:
-        noise = (strength * touch.lasting) ** 2 * _noise(y, t, v)
+    for y, groups in parts:
+        noise, acceleration = _told(y, t, v, strength, _RIGID)
         noises.append(np.repeat(noise, groups))
-        accelerations.append(np.repeat(_acceleration(y, t, v, noise, touch), groups, axis=1))
+        accelerations.append(np.repeat(acceleration, groups, axis=1))
     movement = np.concatenate([centre[..., None], linear], axis=2)
-    rigid = rts(movement, t, np.concatenate(accelerations[:2], axis=1), np.concatenate(noises[:2]) * v[:, None])
-    deformed = shape + rts(rest, t, accelerations[2], noises[2] * v[:, None])
-    out = np.empty_like(p)
-    np.matmul(rigid[..., 1:], deformed, out=np.swapaxes(out, 1, 2))
-    out += rigid[:, None, :, 0]
+    rigid = rts(movement, t, np.concatenate(accelerations, axis=1), np.concatenate(noises) * v[:, None])
+    inverse, out = np.linalg.inv(linear), np.empty_like(p)
+    for start in range(0, p.shape[1], _POINTS):
+        some = slice(start, start + _POINTS)
+        rest = (_local(p[:, some], inverse, centre) - shape[:, some]).astype(np.float32)
+        noise, acceleration = _told(rest, t, v, strength, _REST)
+        deformed = shape[:, some] + rts(rest, t, acceleration, noise * v[:, None])
+        out[:, some] = np.swapaxes(rigid[..., 1:] @ deformed + rigid[..., :1], 1, 2)
     return out
 
 
-def _taken_apart(p: Float64) -> tuple[Float64, Float64, Float64, NDArray[np.float32]]:
-    """Mean shape (D, N) of size 1, linear part (T, D, D), centre (T, D), rest (T, D, N): p' = A (shape + rest) + c."""
+def _told(y: Floats, t: Float64, v: Float64, strength: float, touch: _Touch) -> tuple[Float64, Float64]:
+    """Variance (G,) of the noise in (T, D, G) that is reckoned with, and acceleration (T - 1, G)."""
+    noise = (strength * touch.lasting) ** 2 * _noise(y, t, v)
+    return noise, _acceleration(y, t, v, noise, touch)
+
+
+def _taken_apart(p: Floats) -> tuple[Float64, Float64, Float64]:
+    """Mean shape (D, N) of size 1, linear part (T, D, D), centre (T, D): p' = A (shape + rest) + c."""
     few = np.linspace(0, (len(p) - 1) // 2, min(len(p), _REFERENCE_FRAMES) // 2).astype(int)
-    some = p[np.union1d(few, len(p) - 1 - few)]  # the same rows when time runs backwards
-    shape = (p[(len(p) - 1) // 2] + p[len(p) // 2]) / 2
+    some = p[np.union1d(few, len(p) - 1 - few)].astype(np.float64)  # the same rows when time runs backwards
+    shape = (p[(len(p) - 1) // 2].astype(np.float64) + p[len(p) // 2]) / 2
     for _ in range(2):
-        shape = _local(some, *_placed(shape, some)).mean(0).T
+        linear, centre = _placed(shape, some)
+        shape = _local(some, np.linalg.inv(linear), centre).mean(0).T
     shape = shape - shape.mean(0)
     shape /= np.sqrt((shape**2).sum(-1).mean())
-    linear, centre = _placed(shape, p)
-    return shape.T, linear, centre, (_local(p, linear, centre) - shape.T).astype(np.float32)
+    return shape.T, *_placed(shape, p)
 
 
-def _placed(shape: Float64, p: Float64) -> tuple[Float64, Float64]:
-    m = geometry.umeyama(np.broadcast_to(shape, p.shape), p)
+def _placed(shape: Float64, p: Floats) -> tuple[Float64, Float64]:
+    parts = (p[start : start + _ROWS].astype(np.float64) for start in range(0, len(p), _ROWS))
+    m = np.concatenate([geometry.umeyama(np.broadcast_to(shape, part.shape), part) for part in parts])
     return m[:, :-1, :-1], m[:, :-1, -1]
 
 
-def _local(p: Float64, linear: Float64, centre: Float64) -> Float64:
-    """Points in the head's own frame, (T, D, N)."""
-    return np.linalg.inv(linear) @ (np.swapaxes(p, 1, 2) - centre[..., None])
+def _local(p: Floats, inverse: Floats, centre: Float64) -> Float64:
+    """Points in the head's own frame, (T, D, N), by the inverse of the linear part."""
+    return np.asarray(inverse @ (np.swapaxes(p, 1, 2) - centre[..., None]))
 
 
 def _noise(y: Floats, t: Float64, v: Float64) -> Float64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -353,3 +354,14 @@ def test_times_that_do_not_rise_fall_back_on_frames() -> None:
     np.testing.assert_allclose(steady_faces(frozen, 1.0).mesh, steady_faces(faces, 1.0).mesh, atol=1e-4)
     twice = faces[np.repeat(np.arange(50), 2)]
     assert steady_faces(twice, 1.0) is twice
+
+
+def test_a_long_track_takes_little_more_memory_than_its_points() -> None:
+    t = np.arange(1500)
+    points = (np.random.default_rng(0).normal(0, 40, (468, 3)) + np.sin(t / 9)[:, None, None]).astype(np.float32)
+    tracemalloc.start()
+    smooth = smooth_track(points, t)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert smooth.dtype == np.float32
+    assert peak < 6 * points.nbytes

@@ -34,6 +34,7 @@ __all__ = [
     "triangulation",
 ]
 
+_ROWS = 512  # faces that are turned to the front at a time: on the way each takes four times its room
 _MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
 ANGLE = 8.0
 """Degrees of a head's turn that weigh as much as one unit of expression."""
@@ -59,7 +60,11 @@ def frontal_shapes(faces: Faces) -> Points:
     points = faces.mesh if faces.mesh.size else faces.landmarks
     if not len(faces):
         return np.empty((0, *model.shape))
-    return geometry.apply(geometry.umeyama(points, model), points)
+    frontal = np.empty(points.shape)
+    for start in range(0, len(points), _ROWS):
+        part = points[start : start + _ROWS]
+        frontal[start : start + _ROWS] = geometry.apply(geometry.umeyama(part, model), part)
+    return frontal
 
 
 def mean_face(faces: Faces) -> Points:

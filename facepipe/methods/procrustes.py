@@ -348,7 +348,9 @@ def plan_procrustes(
     reference = faces[rows & faces.trusted] if (rows & faces.trusted).any() else target
     shares = [share for share in crossfade(chosen, target, config.crossfade) if share]
     possible = chosen >= 0
-    return ProcrustesPlan(bank, target[possible], chosen[possible], shares, Swapper(bank, reference, config))
+    if not possible.all():
+        target, chosen = target[possible], chosen[possible]
+    return ProcrustesPlan(bank, target, chosen, shares, Swapper(bank, reference, config))
 
 
 def _mended(image: Image, covered: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -222,7 +222,8 @@ class Scoring:
         swapped = read_swapped(folder / f"{clip.name}.parquet")
         video_name = read_marker(folder / f"{clip.name}.json")["files"][0]
         # The swap's landmarks are found anew; those that they are compared with must be as raw.
-        raw = read_faces(self._workspace.clip_folder("target", clip.name) / DETECTED)
+        detected = self._workspace.clip_folder("target", clip.name) / DETECTED
+        raw = read_faces(detected, without=("mesh", "embedding"))
         as_raw = {name: getattr(raw, name) for name in ("landmarks", "yaw", "pitch", "roll")}
         settings = scoring.Settings(
             self.protocol,
