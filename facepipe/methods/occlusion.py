@@ -103,14 +103,14 @@ class Occlusion:
         if len(known) < _LEAST:
             return None
         learned = known[evenly_spaced(len(known), _MOST)]
-        layout, points = FaceLayout.of(faces), crop_points(faces)
+        layout, points = FaceLayout.of(faces), crop_points(faces[learned])
         features = hints_of(faces, faces[known]).astype(np.float64)
         mean = features[learned].mean(0)
         axes = np.linalg.svd(features[learned] - mean, full_matrices=False)[2][:_COMPONENTS]
         codes = np.concatenate([np.ones((len(faces), 1)), (features - mean) @ axes.T], axis=1).astype(np.float32)
         model = None if kept is None else FaceModel.read(*kept)
         if model is None:
-            pairs = [layout.texture(crops[row], points[row]) for row in learned.tolist()]
+            pairs = [layout.texture(crops[row], own) for row, own in zip(learned.tolist(), points, strict=True)]
             textures, seen = (np.stack(parts) for parts in zip(*pairs, strict=True))
             model = FaceModel.fit(codes[learned], textures, seen)
             if kept is not None:

@@ -20,7 +20,16 @@ from facepipe import geometry
 from facepipe.composite import Patch
 from facepipe.config import SwapConfig
 from facepipe.image import hull_mask, piecewise_warp, warp
-from facepipe.methods.bank import ANGLE, SourceBank, expression, frontal_shapes, mean_face, neighbours, triangulation
+from facepipe.methods.bank import (
+    ANGLE,
+    SourceBank,
+    expression,
+    frontal_landmarks,
+    frontal_shapes,
+    mean_face,
+    neighbours,
+    triangulation,
+)
 from facepipe.methods.forehead import Forehead, picture_ends
 from facepipe.methods.plan import Record, rows_to_swap
 from facepipe.types import Faces, Image
@@ -65,7 +74,7 @@ def choose_sources(
     (T,) int64 array
         Row of the bank, -1 where all are forbidden.
     """
-    wanted = expression(frontal_shapes(target))
+    wanted = expression(frontal_landmarks(target))
     pose, bank_pose = _pose(target), _pose(bank.faces)
     cost = _squared(pose, bank_pose) + _squared(wanted, bank.expression) + _CLUTTER * bank.clutter
     if forbidden is not None:

@@ -208,11 +208,12 @@ class Scoring:
         folder = self._workspace.swapped
         faces, rows = self._faces.target(clip)
         learnable = self._faces.learnable(clip, rows)
+        flat = faces.with_columns(mesh=np.empty((len(faces), 0, 3), np.float32))  # most of a table, and not asked for
         embedders = self._context.judges if self._nets else []
         target_person: dict[str, NDArray[np.float32]] = {}
 
         def judges() -> list[evaluation.Judge]:
-            target_person.update(self._embeddings(clip, faces[_telling(faces, rows)]))
+            target_person.update(self._embeddings(clip, flat[_telling(faces, rows)]))
             means = ((evaluation.mean_of(self._source[net.name]), target_person[net.name]) for net in embedders)
             return [
                 evaluation.Judge(net, source, mean_embedding(target))
@@ -241,7 +242,7 @@ class Scoring:
         ):
             scores = scoring.score_clip(
                 scoring.Triple(self._context.frames("score", clip, target), video, masks, str(folder / video_name)),
-                faces.with_columns(**as_raw)[rows],
+                flat.with_columns(**as_raw)[rows],
                 swapped,
                 embedders,
                 judges,
@@ -267,12 +268,12 @@ class Scoring:
         them. `rows` are the target person's, `mine` those of them that may be learned from.
         """
         count = self._config.score.reconstruct_frames if "reconstruction" in self.protocol.parts else 0
-        usable = faces[mine & faces.trusted]
+        usable = np.flatnonzero(mine & faces.trusted)
         if self._config.swap.method != "procrustes" and len(usable):  # trained on the rest
             usable = usable[held_out(len(usable), self._config.train.held_out)]
         if count == 0 or not len(usable):
             return
-        chosen = usable[evenly_spaced(len(usable), count)]
+        chosen = faces[usable[evenly_spaced(len(usable), count)]]
         try:
             plan = self._swapping.behind(self._same_identity_plan(clip, faces, mine, chosen), clip, faces, rows)
         except NoFaceError:  # too few faces to draw the person from: this is missing, the rest is not
