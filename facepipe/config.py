@@ -475,9 +475,9 @@ class Config(_Section):
     """auto, cpu, cuda, cuda:N or mps."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of everything random."""
-    part_frames: Annotated[int, Field(ge=0)] = 7500
+    part_frames: Annotated[int, Field(ge=0)] = 4500
     """Films of more than twice as many frames are cut at key frames into parts of about so many, which workers share
-    and which need no more memory than short clips; 0 leaves them whole."""
+    and which need little more memory than short clips; 0 leaves them whole."""
     limits: LimitsConfig = LimitsConfig()
     detect: DetectConfig = DetectConfig()
     align: AlignConfig = AlignConfig()

@@ -8,7 +8,7 @@ files. The ratio is true on an idle machine only.
 A process has threads of its own, which keep more than one core busy: `core` is the same process on as many cores as a
 worker has for itself, so `workers` against `core` is how far twice the cores do twice the work.
 
-Usage: python scripts/bench/folder.py [--clips 8] [--frames 120] [--workers 2] [--stage swap] [--film]
+Usage: python scripts/bench/folder.py [--clips 8] [--frames 300] [--workers 2] [--stage swap] [--film]
        [--ways core process workers ray] [--json]
 """
 
@@ -82,7 +82,7 @@ def tables(out: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--frames", type=int, default=120, help="of each (default 120)")
+    parser.add_argument("--frames", type=int, default=300, help="of each (default 300)")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--stage", default="swap", help="detect, align, swap or run (default swap)")
     parser.add_argument(
