@@ -24,7 +24,8 @@ from facepipe.errors import EngineError, UsageError
 
 __all__ = ["RayPool"]
 
-_OFTEN = 0.2  # seconds from one word of a worker to the next
+_OFTEN = 0.5  # seconds from one word of a worker to the next
+_LISTENING = 0.2  # seconds that the driver waits for an answer before it asks the ear
 _PATIENCE = 120.0  # seconds after which a cluster without room for a single worker is told
 _CONNECTING = 10.0  # seconds
 
@@ -48,6 +49,7 @@ class _Actor:
 
     def __init__(self, made: bytes, threads: int, ear: Any) -> None:
         self._ear, self._said, self._last, self._lock = ear, list[tuple[Any, ...]](), 0.0, threading.Lock()
+        self._heard: Any = None
         limit_threads(threads)
         self._do: Do = pickle.loads(made)(self._tell)  # noqa: S301  (from our own driver)
         limit_threads(threads)  # for what was loaded on the way
@@ -57,6 +59,11 @@ class _Actor:
         reply = reply_of(self._do, pickle.loads(unit), pickle.loads(shared))  # noqa: S301
         with self._lock:
             self._speak()
+            if self._heard is not None:
+                import ray
+
+                ray.get(self._heard)
+                self._heard = None
         return pickle.dumps(reply)
 
     def ready(self) -> bytes:
@@ -69,11 +76,10 @@ class _Actor:
                 self._speak()
 
     def _speak(self) -> None:
+        """Nobody waits for the ear while frames are at work: it hears in order, so the last word is waited for."""
         if self._said:
-            import ray
-
             said, self._said = self._said, []
-            ray.get(self._ear.hear.remote(said))
+            self._heard = self._ear.hear.remote(said)
         self._last = time.monotonic()
 
 
@@ -173,7 +179,7 @@ class RayPool(Pool[_Member]):
 
     def _listen(self, job: Job, tell: Tell) -> None:
         answers = {member.answer: member for member in self._staff if member.answer is not None}
-        done, _ = self._ray.wait(list(answers), num_returns=1, timeout=_OFTEN)
+        done, _ = self._ray.wait(list(answers), num_returns=1, timeout=_LISTENING)
         heard = [(answers[answer], self._said(answer)) for answer in done]
         for words in self._ray.get(self._ear.take.remote()):
             tell(*words)
