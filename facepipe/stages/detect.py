@@ -173,14 +173,13 @@ def misfit(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
     """
     five = geometry.five_points(landmarks)
     template = geometry.TEMPLATES["arcface5"]
-    residual = np.full(five.shape[:-2], np.inf)
-    for index in np.ndindex(residual.shape):
-        try:
-            placed = geometry.apply(geometry.umeyama(five[index], template), five[index])
-        except DegenerateLandmarksError:
-            continue
-        residual[index] = np.sqrt(((placed - template) ** 2).sum(-1).mean())
-    return residual
+    try:
+        placed = geometry.apply(geometry.umeyama(five, np.broadcast_to(template, five.shape)), five)
+    except DegenerateLandmarksError:  # which it is, has to be found out one by one
+        if five.ndim == 2:
+            return np.array(np.inf)
+        return np.array([misfit(one) for one in landmarks])
+    return np.asarray(np.sqrt(((placed - template) ** 2).sum(-1).mean(-1)))
 
 
 def quality_flags(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> NDArray[np.int32]:
