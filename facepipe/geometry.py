@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,7 @@ __all__ = [
     "euler_to_rotation",
     "face_pose",
     "ffhq_quad",
+    "fit_each",
     "fit_similarity",
     "five_points",
     "generalized_procrustes",
@@ -152,6 +154,33 @@ def fit_similarity(src: ArrayLike, dst: ArrayLike, *, fit: SimilarityFit = "umey
             return matrix
 
 
+def fit_each(src: ArrayLike, dst: ArrayLike, *, fit: SimilarityFit = "umeyama") -> NDArray[np.float64]:
+    """`fit_similarity` of each set of `src`, NaN where its points fix no transform.
+
+    Parameters
+    ----------
+    src : (..., N, D) array
+        The sets.
+    dst : (N, D) array
+        What each is mapped onto.
+    fit
+        See `fit_similarity`.
+
+    Returns
+    -------
+    (..., D+1, D+1) float64 array
+    """
+    sets = np.asarray(src)
+    try:
+        return fit_similarity(sets, dst, fit=fit)
+    except DegenerateLandmarksError:  # which it is, has to be found out one by one
+        matrices = np.full((*sets.shape[:-2], sets.shape[-1] + 1, sets.shape[-1] + 1), np.nan)
+        for index in np.ndindex(sets.shape[:-2]):
+            with suppress(DegenerateLandmarksError):
+                matrices[index] = fit_similarity(sets[index], dst, fit=fit)
+        return matrices
+
+
 def _of_one_size(matrix: Points, src: Points, dst: Points) -> Points:
     """The transform with its scale changed to the ratio of both shapes' sizes, about their means."""
     size = [np.sqrt(np.square(p - p.mean(-2, keepdims=True)).sum((-2, -1))) for p in (src, dst)]
@@ -224,12 +253,14 @@ def _moments(x: Points, y: Points, w: Points | None) -> _Moments:
         for start in range(0, B, _BLOCK):
             s = slice(start, start + _BLOCK)
             ws = uniform if w is None else w[s, None, :]
-            mean_x, mean_y = ws @ x[s], ws @ y[s]  # eq. (34), (35)
+            # Points of float32 become float64 here: all of a film's at once would fill the memory.
+            xs, ys = np.asarray(x[s], np.float64), np.asarray(y[s], np.float64)
+            mean_x, mean_y = ws @ xs, ws @ ys  # eq. (34), (35)
             m.mean_x[s], m.mean_y[s] = mean_x[:, 0], mean_y[:, 0]
             # A mean repeated to full size is subtracted five times faster than a broadcast one (inner loop of D).
             xc, yc = np.repeat(mean_x, N, axis=1), np.repeat(mean_y, N, axis=1)
-            np.subtract(x[s], xc, out=xc)
-            np.subtract(y[s], yc, out=yc)
+            np.subtract(xs, xc, out=xc)
+            np.subtract(ys, yc, out=yc)
             if w is not None:  # half of the weight on each side of every product
                 root = np.sqrt(w[s])[..., None]
                 xc, yc = xc * root, yc * root
@@ -245,7 +276,7 @@ def _paired(
     src: ArrayLike, dst: ArrayLike, weights: ArrayLike | None
 ) -> tuple[Points, Points, Points | None, tuple[int, ...]]:
     """Validate, promote, broadcast, and flatten the batch axes into one."""
-    x, y = np.asarray(src, dtype=np.float64), np.asarray(dst, dtype=np.float64)
+    x, y = (p if p.dtype == np.float32 else np.asarray(p, np.float64) for p in map(np.asarray, (src, dst)))
     if x.ndim < 2 or y.ndim < 2 or x.shape[-2:] != y.shape[-2:]:
         raise DegenerateLandmarksError(
             f"src and dst are expected to be (..., N, D) with equal N and D, but got {x.shape} and {y.shape}"

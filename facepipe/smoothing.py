@@ -28,7 +28,7 @@ LEAST_ROWS = 9
 
 _MEDIAN_OF_CHI2 = 0.45494  # of one degree of freedom
 _REFERENCE_FRAMES = 48
-_ROWS, _POINTS = 512, 160  # done at a time: a track of an hour takes no more memory than its points do
+_POINTS = 160  # smoothed at a time: a long track takes little more memory than its points do
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +133,7 @@ def _taken_apart(p: Floats) -> tuple[Float64, Float64, Float64]:
 
 
 def _placed(shape: Float64, p: Floats) -> tuple[Float64, Float64]:
-    parts = (p[start : start + _ROWS].astype(np.float64) for start in range(0, len(p), _ROWS))
-    m = np.concatenate([geometry.umeyama(np.broadcast_to(shape, part.shape), part) for part in parts])
+    m = geometry.umeyama(shape, p)
     return m[:, :-1, :-1], m[:, :-1, -1]
 
 

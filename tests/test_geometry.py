@@ -257,6 +257,21 @@ def test_what_fixes_no_transform_is_refused(src: Points, dst: Points, weights: l
     assert isinstance(caught.value, ValueError)
 
 
+@pytest.mark.parametrize("fit", ["umeyama", "procrustes", "robust"])
+def test_each_set_of_a_batch_is_fitted_but_for_the_bad(fit: geometry.SimilarityFit) -> None:
+    src = np.random.default_rng(0).normal(size=(2, 3, 5, 2))
+    src[0, 1], src[1, 2, 3] = 7, np.nan
+    dst = src[0, 0]
+    found = geometry.fit_each(src, dst, fit=fit)
+    bad = np.isnan(found).any((-2, -1))
+    assert np.argwhere(bad).tolist() == [[0, 1], [1, 2]]
+    for index in np.argwhere(~bad).tolist():
+        one = geometry.fit_similarity(src[tuple(index)], dst, fit=fit)
+        np.testing.assert_array_equal(found[tuple(index)], one)
+    np.testing.assert_array_equal(geometry.fit_each(src[~bad], dst, fit=fit), found[~bad])
+    assert np.isnan(geometry.fit_each(src[0, 1], dst, fit=fit)).all()
+
+
 def test_the_bad_set_of_a_batch_is_named() -> None:
     src = np.random.default_rng(6).normal(size=(4, 5, 6, 2))
     dst = src.copy()

@@ -213,10 +213,9 @@ def test_a_net_learns_from_none_of_them(copied_run: Any) -> None:
     with Workspace(copied_run.out) as workspace:
         run = Run(config, workspace, clips, lambda *_: None)
         run.context.keys.update({("align", side, clip.name): "" for side in clips for clip in clips[side]})
-        usable = run.faces.usable("target", clips["target"])
+        tables, usable = run.faces.usable("target", clips["target"])
         assert usable.rows[0].tolist() == (faces.sharpness >= least).tolist()
-        (table,) = run.faces.tables("target", clips["target"])
-        assert len(table) == len(faces)
+        assert len(tables[0]) == len(faces)
         assert run.faces.learnable(clips["target"][0], np.ones(len(faces), bool)).tolist() == usable.rows[0].tolist()
         with pytest.raises(NoFaceError, match=rf"too few faces .*; {16 - usable.kept} of 16 faces dropped by rule"):
             run.faces.faceset("target")

@@ -85,10 +85,8 @@ class Wanted:
         """For a clip of which `swapped`, (T,), were swapped."""
         frames = settings.protocol.frames_of(len(swapped), swapped)
         heavy, rare = settings.protocol.heavy_of(frames), settings.protocol.rare_of(frames)
-        kept, sampled = (
-            heavy[evenly_spaced(len(heavy), settings.kept)],
-            rare[evenly_spaced(len(rare), settings.samples)],
-        )
+        kept = heavy[evenly_spaced(len(heavy), settings.kept)]
+        sampled = rare[evenly_spaced(len(rare), settings.samples)]
         return cls(
             {int(frame): row for row, frame in enumerate(frames)},
             *(frozenset(part.tolist()) for part in (heavy, rare, kept, sampled)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -35,7 +35,6 @@ __all__ = [
     "triangulation",
 ]
 
-_ROWS = 512  # faces that are turned to the front at a time: on the way each takes four times its room
 _MOST = 1500  # faces in a bank: enough for every pose and mouth, few enough to search
 ANGLE = 8.0
 """Degrees of a head's turn that weigh as much as one unit of expression."""
@@ -57,26 +56,19 @@ def frontal_shapes(faces: Faces) -> Points:
         The mesh turned to the front where there is one (three-dimensional Procrustes fit to the mean face), else the
         68 points laid over the mean face (two-dimensional fit); units of `geometry.mean_face68`.
     """
-    frontal = np.empty((len(faces), *mean_face(faces).shape))
-    for rows, part in _turned(faces):
-        frontal[rows] = part
-    return frontal
+    return geometry.apply(*_turned(faces))
 
 
 def frontal_landmarks(faces: Faces) -> Points:
     """(N, 68, 2) float64: the iBUG points of `frontal_shapes`, in a twentieth of the memory."""
-    frontal = np.empty((len(faces), 68, 2))
-    for rows, part in _turned(faces):
-        frontal[rows] = (part if part.shape[1] == 68 else part[:, MESH_TO_IBUG68])[..., :2]
-    return frontal
+    matrices, points = _turned(faces)
+    return geometry.apply(matrices, points if points.shape[1] == 68 else points[:, MESH_TO_IBUG68])[..., :2]
 
 
-def _turned(faces: Faces) -> Iterator[tuple[slice, Points]]:
-    """Frontal shapes of some rows at a time."""
-    model, points = mean_face(faces), faces.mesh if faces.mesh.size else faces.landmarks
-    for start in range(0, len(points), _ROWS):
-        rows = slice(start, start + _ROWS)
-        yield rows, geometry.apply(geometry.umeyama(points[rows], model), points[rows])
+def _turned(faces: Faces) -> tuple[Points, NDArray[np.float32]]:
+    """The transforms that turn faces to the front, and the points of the faces."""
+    points = faces.mesh if faces.mesh.size else faces.landmarks
+    return geometry.umeyama(points, mean_face(faces)), points
 
 
 def mean_face(faces: Faces) -> Points:
@@ -250,9 +242,21 @@ class SourceBank:
 
     @classmethod
     def build(
-        cls, tables: Sequence[Faces], crops: Sequence[NDArray[np.uint8]], rows: Sequence[NDArray[np.bool_]]
+        cls,
+        tables: Sequence[Faces],
+        crops: Sequence[NDArray[np.uint8]],
+        rows: Sequence[NDArray[np.bool_]],
+        *,
+        whole: Sequence[Faces] | None = None,
     ) -> SourceBank:
         """Collect the chosen, unflagged rows of each clip (thinned evenly when there are very many).
+
+        Parameters
+        ----------
+        tables, crops, rows : sequences
+            One a clip.
+        whole : sequence of Faces, optional
+            The same tables with their meshes, where `tables` are without.
 
         Raises
         ------
@@ -270,7 +274,8 @@ class SourceBank:
                 f"no usable source face: {seen} found, all flagged (profile, blurred, cut off, misfit, small)"
             )
         index = [index[i] for i in evenly_spaced(len(index), _MOST)]
-        faces = Faces.concatenate([tables[c][[i for k, i in index if k == c]] for c in sorted({c for c, _ in index})])
+        whole = tables if whole is None else whole
+        faces = Faces.concatenate([whole[c][[i for k, i in index if k == c]] for c in sorted({c for c, _ in index})])
         return cls(
             faces=faces,
             crops=ChosenCrops(crops, index),

@@ -61,8 +61,11 @@ class FaceSet:
         rows: Sequence[NDArray[np.bool_]],
         *,
         share: float,
+        whole: Sequence[Faces] | None = None,
     ) -> FaceSet:
         """Take the chosen, unflagged rows of each clip; hold out the last `share` of each.
+
+        `whole` are the same tables with their meshes, where `tables` are without.
 
         Raises
         ------
@@ -81,7 +84,7 @@ class FaceSet:
             raise NoFaceError(
                 f"too few faces to learn from: {learned} without a flag and not held out, expected {_LEAST} or more"
             )
-        chosen = [faces[[i for k, i in index if k == c]] for c, faces in enumerate(tables)]
+        chosen = [faces[[i for k, i in index if k == c]] for c, faces in enumerate(tables if whole is None else whole)]
         return cls(
             Faces.concatenate(chosen),
             ChosenCrops(crops, index),

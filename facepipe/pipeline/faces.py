@@ -135,8 +135,8 @@ class FaceStages:
         """The faces of a clip."""
         return read_faces(self._workspace.clip_folder(side, clip.name) / "faces.parquet", without=without)
 
-    def tables(self, side: Side, clips: list[Clip]) -> Sequence[Faces]:
-        """The faces of some clips, each read when it is asked for: all of a film's would fill the memory."""
+    def whole(self, side: Side, clips: list[Clip]) -> Sequence[Faces]:
+        """The tables of some clips, each read when it is asked for: all of a film's would fill the memory."""
         return _Tables(self, side, clips)
 
     def crops(self, side: Side, clip: Clip) -> NDArray[np.uint8]:
@@ -149,15 +149,16 @@ class FaceStages:
         folder = self._config.source if side == "source" else self._config.target
         if not clips:
             raise NoFaceError(f"{folder}: no {side} clip has a face; " + self._context.first_reason())
-        usable = self.usable(side, clips)
+        tables, usable = self.usable(side, clips)
         try:
-            crops = [self.crops(side, clip) for clip in clips]
-            return FaceSet.build(self.tables(side, clips), crops, usable.rows, share=self._config.train.held_out)
+            crops, whole = [self.crops(side, clip) for clip in clips], self.whole(side, clips)
+            return FaceSet.build(tables, crops, usable.rows, share=self._config.train.held_out, whole=whole)
         except NoFaceError as exc:
             raise NoFaceError(f"{folder}: {exc}" + (f"; {usable.words}" if usable.words else "")) from exc
 
-    def _select(self, side: Side, clips: list[Clip]) -> Selection:
-        """The person's faces in some clips that may be learned from or be source faces.
+    def _select(self, side: Side, clips: list[Clip]) -> tuple[list[Faces], Selection]:
+        """Tables of some clips without meshes, and the person's faces in them that may be learned from or be source
+        faces.
 
         The one place where the rules of ``[select]`` meet them.
         """
@@ -166,26 +167,26 @@ class FaceStages:
         rows = self.person(tables, swap.source_person if side == "source" else swap.target_person)
         trusted = [keep & faces.trusted for keep, faces in zip(rows, tables, strict=True)]
         if not any(keep.any() for keep in trusted):  # the flags are what is told then, not the rules
-            return Selection(rows, 0, {})
-        return select(tables, trusted, [self.chosen_crops(side, clip) for clip in clips], self._config.select)
+            return tables, Selection(rows, 0, {})
+        return tables, select(tables, trusted, [self.chosen_crops(side, clip) for clip in clips], self._config.select)
 
-    def usable(self, side: Side, clips: list[Clip]) -> Selection:
+    def usable(self, side: Side, clips: list[Clip]) -> tuple[list[Faces], Selection]:
         """As `_select`, where there has to be a face."""
-        usable = self._select(side, clips)
+        tables, usable = self._select(side, clips)
         if why := usable.emptied_by(self._config.select):
             raise NoFaceError(f"{self._config.source if side == 'source' else self._config.target}: {why}")
-        return usable
+        return tables, usable
 
     def learnable(self, clip: Clip, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Those of the target person's `rows` in a clip that the rules leave to the method to learn from."""
         if not self._config.select.ranges:
             return rows
         if self._config.swap.method != "gan":
-            return self._select("target", [clip]).rows[0]
+            return self._select("target", [clip])[1].rows[0]
         if not self._learned:  # once for all clips: they are one set of faces
             clips = self._context.alive("align", "target")
             names = [one.name for one in clips]
-            self._learned.update(zip(names, self._select("target", clips).rows, strict=True))
+            self._learned.update(zip(names, self._select("target", clips)[1].rows, strict=True))
         return self._learned[clip.name]
 
     def chosen_crops(self, side: Side, clip: Clip) -> ChosenCrops:
@@ -198,7 +199,7 @@ class FaceStages:
         learns = stage == "train" or self._config.swap.method == "gan"
         for side in SIDES if learns else SIDES[:1]:
             if self._config.select.ranges and (clips := self._context.alive("align", side)):
-                usable = self._select(side, clips)
+                usable = self._select(side, clips)[1]
                 self.dropped[side] = {"faces": usable.total, "dropped": usable.dropped}
                 if usable.words:
                     self._context.result.warnings.append(f"{side}: {usable.words}")

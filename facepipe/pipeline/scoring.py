@@ -34,9 +34,9 @@ if TYPE_CHECKING:  # loads torch
 
 __all__ = ["Common", "Scored", "Scoring"]
 
-# Faces of each clip that the feature net sees: so many, fewer where there are many clips, and at least some.
-_SAMPLES, _ALL_SAMPLES, _LEAST_SAMPLES = 40, 4000, 8
-_KEPT, _ALL_KEPT, _LEAST_KEPT = 512, 8192, 16  # embeddings of swapped faces that are kept, likewise
+# Of each clip, of all together at most, and of each at least.
+_SAMPLES = 40, 4000, 8  # faces that the feature net sees
+_KEPT = 512, 8192, 16  # embeddings of swapped faces that are kept
 _REBUILT_FROM = 240  # faces that a same-identity swap of procrustes may choose from, evenly spaced
 
 
@@ -129,8 +129,7 @@ class Scoring:
         """Score the clips and write what came of it; one that fails is an outcome and is left out."""
         missing: dict[str, str] = {}
         net = self._feature_net(clips, missing)
-        samples = max(_LEAST_SAMPLES, min(_SAMPLES, _ALL_SAMPLES // len(clips)))
-        kept = max(_LEAST_KEPT, min(_KEPT, _ALL_KEPT // len(clips)))
+        samples, kept = (max(least, min(each, all_ // len(clips))) for each, all_, least in (_SAMPLES, _KEPT))
         source = self._source_person() if len(clips) > 1 else None
         self.common = Common(key, source, samples, kept, with_features=net is not None)
         self._each("score", [("target", clip) for clip in clips])

@@ -51,10 +51,10 @@ class Swapping:
         clips = self._context.alive("align", "source")
         if not clips:
             raise NoFaceError(f"{self._config.source}: no source clip has a face; " + self._context.first_reason())
-        usable = self._faces.usable("source", clips)
-        crops = [self._faces.crops("source", clip) for clip in clips]
+        tables, usable = self._faces.usable("source", clips)
+        crops, whole = [self._faces.crops("source", clip) for clip in clips], self._faces.whole("source", clips)
         try:
-            return SourceBank.build(self._faces.tables("source", clips), crops, usable.rows)
+            return SourceBank.build(tables, crops, usable.rows, whole=whole)
         except NoFaceError as exc:
             raise NoFaceError(f"{self._config.source}: {exc}") from exc
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from facepipe import geometry, smoothing
 from facepipe.backends.landmarkers import MESH_TO_IBUG68
 from facepipe.config import AlignConfig, LimitsConfig
-from facepipe.errors import DegenerateLandmarksError
 from facepipe.gaps import between
 from facepipe.image import sharpness, warp
 from facepipe.types import Faces, Flag, Image
@@ -66,16 +65,7 @@ def crop_transforms(landmarks: NDArray[np.float32], config: AlignConfig, size: i
     """
     points = geometry.template_points(landmarks, config.template)
     template = geometry.template(config.template, size, margin=config.margin)
-    try:
-        return geometry.fit_similarity(points, template, fit=config.fit)[..., :2, :]
-    except DegenerateLandmarksError:
-        matrices = np.full((len(points), 2, 3), np.nan)
-        for row, one in enumerate(points):
-            try:
-                matrices[row] = geometry.fit_similarity(one, template, fit=config.fit)[:2]
-            except DegenerateLandmarksError:
-                continue
-        return matrices
+    return geometry.fit_each(points, template, fit=config.fit)[..., :2, :]
 
 
 def steady_faces(faces: Faces, strength: float) -> Faces:

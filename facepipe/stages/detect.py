@@ -13,7 +13,6 @@ from facepipe import geometry
 from facepipe.backends.embedders import Embedder
 from facepipe.boxes import area, common
 from facepipe.config import DetectConfig, LimitsConfig
-from facepipe.errors import DegenerateLandmarksError
 from facepipe.finder import Finder, Found, Models
 from facepipe.gaps import fill_gaps
 from facepipe.tracks import link_tracks, near, neighbourhood
@@ -173,13 +172,9 @@ def misfit(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
     """
     five = geometry.five_points(landmarks)
     template = geometry.TEMPLATES["arcface5"]
-    try:
-        placed = geometry.apply(geometry.umeyama(five, np.broadcast_to(template, five.shape)), five)
-    except DegenerateLandmarksError:  # which it is, has to be found out one by one
-        if five.ndim == 2:
-            return np.array(np.inf)
-        return np.array([misfit(one) for one in landmarks])
-    return np.asarray(np.sqrt(((placed - template) ** 2).sum(-1).mean(-1)))
+    placed = geometry.apply(geometry.fit_each(five, template), five)
+    residual = np.sqrt(((placed - template) ** 2).sum(-1).mean(-1))
+    return np.asarray(np.where(np.isnan(residual), np.inf, residual))
 
 
 def quality_flags(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> NDArray[np.int32]:

@@ -22,6 +22,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +55,19 @@ class Timed:
     out: Path
 
 
+@contextmanager
+def bound(workers: int) -> Iterator[None]:
+    """Bind what is started meanwhile to as many cores as one of so many workers has."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("core: this system does not bind processes to cores; leave it out of --ways")
+    mine = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, mine[: max(1, len(mine) // workers)])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 def timed(root: Path, stage: str, way: str, workers: int) -> Timed:
     out = root / f"run-{way}"
     command = [sys.executable, "-m", "facepipe.cli", stage, "--source", str(root / "source")]
@@ -60,14 +75,9 @@ def timed(root: Path, stage: str, way: str, workers: int) -> Timed:
     command += ["--set", f"part_frames={PART}"]
     command += ["--workers", str(workers if way in ("workers", "ray") else 1)]
     command += ["--engine", "ray"] if way == "ray" else []
-    mine = sorted(os.sched_getaffinity(0))  # Linux has it
-    own = mine[: max(1, len(mine) // workers)] if way == "core" else mine
     start, before = time.perf_counter(), os.times()
-    os.sched_setaffinity(0, own)  # children have it from their parent
-    try:
+    with bound(workers) if way == "core" else nullcontext():
         told = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    finally:
-        os.sched_setaffinity(0, mine)
     after = os.times()
     busy = after.children_user + after.children_system - before.children_user - before.children_system
     return Timed(time.perf_counter() - start, busy, told["seconds"], out)
