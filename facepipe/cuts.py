@@ -19,7 +19,7 @@ from facepipe.types import Image
 
 __all__ = ["CutFinder"]
 
-_PIXELS = (96, 54)  # width and height of what is looked at
+_PIXELS = (96, 54)  # width and height of the picture whose colours count
 _THUMB = (32, 18)
 _LEVELS = 6  # of each colour in the histogram
 _NOISE = 16.0  # variance of a thumbnail, in squared grey levels, below which it has no layout
@@ -56,13 +56,16 @@ def _distance(a: _Look, b: _Look) -> float:
 class CutFinder:
     """Looks at the frames of a clip one by one and tells where the cuts were."""
 
+    SIDE = max(_PIXELS)
+    """Pixels of a picture's long side that it needs."""
+
     def __init__(self) -> None:
         self._last: deque[_Look] = deque(maxlen=2 * _REACH - 1)
         self._steps: list[float] = []
         self._apart: list[float] = []
 
     def see(self, image: Image) -> bool:
-        """Look at the next frame, (H, W, 3) uint8 RGB; whether it is as far from the one before as after a cut."""
+        """Look at the next frame, RGB, shrunk or not; whether it is as far from the one before as after a cut."""
         now, own = _look(image), len(self._apart)
         self._apart.append(np.inf)
         self._steps.append(0.0)

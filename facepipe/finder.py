@@ -23,8 +23,7 @@ from facepipe.boxes import area, common
 from facepipe.config import DetectConfig
 from facepipe.cuts import CutFinder
 from facepipe.errors import DegenerateLandmarksError
-from facepipe.image import warp
-from facepipe.types import Image
+from facepipe.image import Picture, warp
 from facepipe.video import Frame
 
 __all__ = ["Finder", "Found", "Models", "load_models"]
@@ -91,7 +90,7 @@ class Finder:
         changed = False
         for frame in frames:
             stretch.append(frame)
-            changed |= self.scenes.see(frame.image)
+            changed |= self.scenes.see(frame.small(self.scenes.SIDE)[0])
             if len(stretch) == (self._stride if self.looks else 1):  # who is there at the start may be gone soon
                 yield from self._through(stretch, changed)
                 stretch, changed = [], False
@@ -122,8 +121,8 @@ class Finder:
         for frame in stretch:
             if _mixed(_boxes(tracks)).any():
                 return None
-            tracks = [_carry(track, self._landmarker.follow(frame.image, track.fit)) for track in tracks]
-            fresh = [_patch(frame.image, track.fit) for track in tracks]
+            tracks = [_carry(track, self._landmarker.follow(frame.pixels, track.fit)) for track in tracks]
+            fresh = [_patch(frame.pixels, track.fit) for track in tracks]
             if any(_doubtful(old, new) for old, new in zip(patches, fresh, strict=True)):
                 return None
             patches = fresh
@@ -142,7 +141,7 @@ class Finder:
         tracks = self._tracks
         if self._landmarker.follows:
             tracks = [
-                track if beside else _carry(track, self._landmarker.follow(frame.image, track.fit))
+                track if beside else _carry(track, self._landmarker.follow(frame.pixels, track.fit))
                 for track, beside in zip(tracks, _mixed(_boxes(tracks)), strict=True)
             ]
         pairs = {column: row for row, column in _match(tracks, seen).items()}
@@ -153,11 +152,11 @@ class Finder:
             if known is not None and self._landmarker.follows and not mixed[i]:
                 fit = known.fit
             else:
-                fit = self._landmarker.fit(frame.image, box)
+                fit = self._landmarker.fit(frame.pixels, box)
             number = self._number() if known is None else known.track
             fresh.append(Found(box, float(score), fit, number))
         self._tracks = fresh
-        self._patches = [_patch(frame.image, track.fit) for track in fresh]
+        self._patches = [_patch(frame.pixels, track.fit) for track in fresh]
 
     def _number(self) -> int:
         self._next += 1
@@ -216,7 +215,7 @@ def _match(tracks: list[Found], seen: Detections) -> dict[int, int]:
     return pairs
 
 
-def _patch(image: Image, fit: Fit) -> NDArray[np.float32]:
+def _patch(image: Picture, fit: Fit) -> NDArray[np.float32]:
     """A small grey picture of the face, aligned and with its mean and contrast removed: (P, P) float32."""
     template = geometry.template("arcface5", _PATCH)
     try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -21,7 +21,7 @@ from facepipe.finder import load_models
 from facepipe.stages.align import align_faces, crop_size, crop_transforms
 from facepipe.stages.detect import detect_faces
 from facepipe.types import Faces, Flag
-from facepipe.video import open_clip
+from facepipe.video import Frame, open_clip
 
 pytestmark = pytest.mark.models
 
@@ -142,7 +142,7 @@ def test_a_large_face_keeps_its_detail(real: tuple[Faces, list[Any]]) -> None:
     height, width = (3 * side for side in frames[0].image.shape[:2])
     stripes = 100 + 40 * ((np.arange(width) // 2) % 2)[None, :, None]
     striped = np.broadcast_to(stripes, (height, width, 3)).astype(np.uint8)
-    frame: Any = SimpleNamespace(index=int(faces.frame[0]), image=striped)
+    frame = Frame(int(faces.frame[0]), 0, Fraction(0), striped)
     one = faces[[0]].with_columns(landmarks=faces.landmarks[:1] * 3)
     contrast = []
     for size in ("auto", 384):
@@ -178,10 +178,10 @@ def test_a_face_that_fits_nothing_has_a_black_crop_and_a_flag(real: tuple[Faces,
 def test_blur_is_flagged_by_the_crop_and_the_flag_is_taken_back(real: tuple[Faces, list[Any]]) -> None:
     faces, frames = real
     blurred = [
-        SimpleNamespace(index=frame.index, image=np.asarray(cv2.GaussianBlur(frame.image, (0, 0), 12), np.uint8))
+        Frame(frame.index, 0, frame.time, np.asarray(cv2.GaussianBlur(frame.image, (0, 0), 12), np.uint8))
         for frame in frames
     ]
-    dull = align_faces(blurred, faces, AlignConfig(), LIMITS, lambda _: None)  # type: ignore[arg-type]
+    dull = align_faces(blurred, faces, AlignConfig(), LIMITS, lambda _: None)
     assert (dull.flags & Flag.BLURRED == Flag.BLURRED).all()
     assert (dull.sharpness < LIMITS.min_sharpness).all()
     again = align_faces(frames, dull, AlignConfig(), LIMITS, lambda _: None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from facepipe.config import DetectConfig, LimitsConfig
 from facepipe.finder import Models, load_models
 from facepipe.stages.detect import detect_faces, misfit, quality_flags
 from facepipe.types import Faces, Flag
-from facepipe.video import open_clip
+from facepipe.video import Frame, open_clip
 
 FACE = geometry.template("ibug68", 100)
 
@@ -71,9 +71,7 @@ class Everywhere:
 @pytest.mark.parametrize("count", [0, 1, 8, 9, 20])
 def test_a_row_for_each_face_with_its_own_embedding(count: int, stride: int) -> None:
     fake: Any = Everywhere()
-    frames: Any = (
-        SimpleNamespace(index=i, pts=7 * i, image=np.full((200, 200, 3), i, np.uint8)) for i in range(count)
-    )
+    frames: Any = (Frame(i, 7 * i, Fraction(i, 25), np.full((200, 200, 3), i, np.uint8)) for i in range(count))
     config = DetectConfig(embed_stride=stride)
     faces = detect_faces(frames, Models(fake, fake, fake), config, LimitsConfig(), (200, 200))
     embedded = (faces.frame % stride == 0) | (faces.frame < 5)
@@ -93,7 +91,7 @@ def test_faces_beside_others_are_all_embedded() -> None:
     fake: Any = Everywhere()
     boxes = np.array([[10, 10, 60, 60], [70, 10, 100, 40]], np.float32)
     fake.detect = lambda image: Detections(boxes, np.array([0.9, 0.8], np.float32))
-    frames: Any = (SimpleNamespace(index=i, pts=i, image=np.full((200, 200, 3), i, np.uint8)) for i in range(12))
+    frames: Any = (Frame(i, i, Fraction(i, 25), np.full((200, 200, 3), i, np.uint8)) for i in range(12))
     config = DetectConfig(embed_stride=50)
     faces = detect_faces(frames, Models(fake, fake, fake), config, LimitsConfig(), (200, 200))
     assert sum(fake.batches) == len(faces) == 24
@@ -101,7 +99,7 @@ def test_faces_beside_others_are_all_embedded() -> None:
 
 def test_without_an_embedder() -> None:
     fake: Any = Everywhere()
-    frames: Any = [SimpleNamespace(index=0, pts=0, image=np.zeros((200, 200, 3), np.uint8))]
+    frames: Any = [Frame(0, 0, Fraction(0), np.zeros((200, 200, 3), np.uint8))]
     faces = detect_faces(frames, Models(fake, fake, None), DetectConfig(), LimitsConfig(), (200, 200))
     assert faces.embedding.shape == (2, 0)
 
@@ -128,7 +126,7 @@ def test_turned_heads_have_the_sign_that_the_convention_says(clip_path: Callable
         (frame,) = list(reader)
     pose = []
     for image in (frame.image, np.ascontiguousarray(frame.image[:, ::-1])):
-        one: Any = [SimpleNamespace(index=0, pts=0, image=image)]
+        one: Any = [Frame(0, 0, Fraction(0), image)]
         faces = detect_faces(one, models, DetectConfig(), LimitsConfig(), (360, 640))
         pose.append([float(faces.yaw[0]), float(faces.pitch[0]), float(faces.roll[0])])
     np.testing.assert_allclose(pose[1], np.array(pose[0]) * [-1, 1, -1], atol=4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from facepipe.backends.detectors import Detections
 from facepipe.backends.landmarkers import Fit
 from facepipe.config import DetectConfig
 from facepipe.finder import Finder, Models, load_models
+from facepipe.image import Picture
 from facepipe.types import Image
-from facepipe.video import Clip, open_clip
+from facepipe.video import Clip, Frame, open_clip
 
 pytestmark = pytest.mark.models
 
@@ -102,7 +103,7 @@ class Scene:
             for who, (x, y) in places.items():
                 image[y : y + 60, x : x + 60] = np.kron(self._looks[who][:6, :6], np.ones((10, 10, 1), np.uint8))
             image[0, 0] = index  # tells the detector which frame it is
-            yield SimpleNamespace(index=index, pts=10 * index, image=image)
+            yield Frame(index, 10 * index, Fraction(index, 25), image)
 
     def detect(self, image: Image) -> Detections:
         index = int(image[0, 0, 0])
@@ -116,13 +117,13 @@ class Scene:
         points = geometry.template("ibug68", 60) + np.array([x, y])
         return Fit(points.astype(np.float32))
 
-    def fit(self, image: Image, box: NDArray[np.float32]) -> Fit:
+    def fit(self, image: Picture, box: NDArray[np.float32]) -> Fit:
         return self._fit(float(box[0]), float(box[1]))
 
-    def follow(self, image: Image, last: Fit) -> Fit:
+    def follow(self, image: Picture, last: Fit) -> Fit:
         """The nearest square, within 20 px; else where it was."""
         was = last.landmarks.mean(0) - self._fit(0, 0).landmarks.mean(0)
-        places = [np.array(place, np.float32) for place in self.places[int(image[0, 0, 0])].values()]
+        places = [np.array(place, np.float32) for place in self.places[int(np.asarray(image)[0, 0, 0])].values()]
         near = [place for place in places if np.linalg.norm(place - was) < 20]
         return self._fit(*(near[0] if near else was))
 

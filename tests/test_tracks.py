@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -27,7 +27,7 @@ from facepipe.stages.align import align_faces, steady_faces
 from facepipe.stages.detect import detect_faces
 from facepipe.tracks import link_tracks, near, neighbourhood
 from facepipe.types import Faces, Flag, Image
-from facepipe.video import open_clip
+from facepipe.video import Frame, open_clip
 
 ClipPath = Callable[[str], Path]
 SIDE = 60.0
@@ -413,7 +413,7 @@ def composed(front: Sequence[Image], behind: Sequence[Image], way: Way) -> Itera
             if a < b:
                 own, region = slice(a - left, b - left), image[top : top + _PATCH, a:b]
                 region[:] = oval[:, own] * patch[:, own] + (1 - oval[:, own]) * region
-        yield SimpleNamespace(index=i, pts=i, image=image)
+        yield Frame(i, i, Fraction(i, 25), image)
 
 
 def who_is_who(table: Faces, way: Way) -> NDArray[np.int64]:
@@ -469,9 +469,9 @@ def test_a_cut_from_one_person_to_another_and_back(models: Models, clip_path: Cl
     """Same place, same size, and the finder may go on: the tracks do not, and crops are not smoothed over the cut."""
     man = frames_of(clip_path("single_face.mp4"), 24)
     woman = frames_of(clip_path("WolfgangLanger_Pexels.mp4"), 12)
-    frames = [SimpleNamespace(index=i, pts=i, image=one) for i, one in enumerate(man[:12] + woman + man[12:])]
+    frames = [Frame(i, i, Fraction(i, 25), one) for i, one in enumerate(man[:12] + woman + man[12:])]
     config = DetectConfig(embedder="sface")
-    found = detect_faces(frames, models, config, LimitsConfig(), man[0].shape[:2])  # type: ignore[arg-type]
+    found = detect_faces(frames, models, config, LimitsConfig(), man[0].shape[:2])
     np.testing.assert_array_equal(found.frame, np.arange(36))
     np.testing.assert_array_equal(found.track, np.repeat([0, 1, 2], 12))
     apart = [np.abs(steady_faces(part, 1.0).landmarks - part.landmarks).max() for part in (found, found[:12])]
@@ -496,7 +496,7 @@ _GAP = range(13, 17)
 def numbered(pictures: Sequence[Image]) -> Any:
     for i, one in enumerate(pictures):
         one[0, 0] = i
-        yield SimpleNamespace(index=i, pts=10 * i, image=one)
+        yield Frame(i, 10 * i, Fraction(i, 25), one)
 
 
 @pytest.mark.models

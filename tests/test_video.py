@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from facepipe import video
 from facepipe.errors import MediaError, MediaLimitError, UsageError
 from facepipe.types import VideoInfo
-from facepipe.video import Limits, clips, color, muxing, source, stills, timing
+from facepipe.video import Limits, clips, color, converting, muxing, source, stills, timing
 from facepipe.video import reader as reader_module
 
 Image = NDArray[np.uint8]
@@ -280,12 +280,80 @@ def test_a_frame_is_converted_only_when_looked_at(
         calls.append(1)
         return color.to_rgb(*args)
 
-    monkeypatch.setattr(reader_module, "to_rgb", counted)
+    monkeypatch.setattr(converting, "to_rgb", counted)
     with video.open_clip(make_video(tmp_path / "a.mp4")) as reader:
         frames = list(reader)
     assert calls == []
     assert frames[3].image is frames[3].image
     assert len(calls) == 1
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "full range": {"full": True, "pixel_format": "yuvj420p"},
+    "bt709": {"space": "bt709"},
+    "turned": {"rotation": 90},
+    "odd": {"size": (181, 241), "pixel_format": "yuv444p"},
+    "422": {"pixel_format": "yuv422p"},
+    "10 bit": {"pixel_format": "yuv420p10le"},
+}
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory: pytest.TempPathFactory, make_video: Make, clip_path: Callable[[str], Path]) -> list[Path]:
+    folder = tmp_path_factory.mktemp("kinds")
+    made = [
+        make_video(folder / f"{name}.mp4", **({"size": (180, 240), "count": 2} | options))
+        for name, options in KINDS.items()
+    ]
+    return [*made, *(clip_path(name) for name in ("noface_face.mov", "single_face.mp4", "carphone_pristine.mp4"))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), spans=st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=3))
+def test_parts_of_a_frame_are_those_of_the_whole(
+    kinds: list[Path], data: st.DataObject, spans: list[tuple[float, ...]]
+) -> None:
+    made = data.draw(st.sampled_from(kinds))
+    with video.open_clip(made, stop=1) as reader:
+        (frame,) = reader
+        (other,) = reader
+    height, width = reader.info.size
+    for left, top, right, bottom in spans:
+        (x0, x1), (y0, y1) = (
+            sorted((int(left * width), int(right * width))),
+            sorted((int(top * height), int(bottom * height))),
+        )
+        part = frame.pixels[y0 : y1 + 1, x0 : x1 + 1]
+        assert part.shape == (min(y1 + 1, height) - y0, min(x1 + 1, width) - x0, 3)
+        np.testing.assert_array_equal(part, other.image[y0 : y1 + 1, x0 : x1 + 1])
+    np.testing.assert_array_equal(frame.image, other.image)
+
+
+def test_only_what_is_looked_at_is_converted(
+    clip_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def noted(frame: Any, coding: Any, size: tuple[int, int], reformatter: Any) -> Image:
+        sizes.append(size)
+        return color.to_rgb(frame, coding, size, reformatter)
+
+    monkeypatch.setattr(converting, "to_rgb", noted)
+    with video.open_clip(clip_path("noface_face.mov"), stop=4) as reader:
+        frames = video.with_pixels(reader)
+        first = next(frames)  # nothing is known yet
+        assert sizes == [(540, 960)]
+        _ = first.pixels[100:200, 300:400]
+        assert sizes == [(540, 960)]
+        second = next(frames)
+        assert sizes[1:] == [(192, 192)]
+        _ = second.pixels[90:210, 290:410]  # a little further is ready too
+        assert sizes[1:] == [(192, 192)]
+        _ = second.pixels[0:10, 0:10]
+        assert sizes[2:] == [(256, 448)]
+        _ = second.image, second.image, second.pixels[500:520, 900:950]
+        assert sizes[3:] == [(540, 960)]
 
 
 def test_small_is_a_low_pass_and_never_enlarges(tmp_path: Path, make_video: Make) -> None:

@@ -19,7 +19,7 @@ from facepipe import geometry, weights
 from facepipe.backends import frozen_graph
 from facepipe.backends.opencv import read_net
 from facepipe.errors import DegenerateLandmarksError, UsageError
-from facepipe.image import warp
+from facepipe.image import Picture, warp
 from facepipe.types import Array, Image
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class Embedder(Protocol):
         """(2, 3) matrix from a frame of that (height, width) into the net's crop."""
         ...
 
-    def crop(self, frame: Image, box: Array, landmarks: Array) -> Image:
+    def crop(self, frame: Picture, box: Array, landmarks: Array) -> Image:
         """Cut the net's crop out of an RGB frame.
 
         Parameters
         ----------
-        frame : (H, W, 3) uint8 array
+        frame : (H, W, 3) uint8 array or LazyImage
             RGB.
         box : (4,) array
             The detector's ``xyxy`` in frame pixels.
@@ -185,7 +185,7 @@ class InceptionResnetV1:
         del landmarks
         return box_to_crop(box, self.crop_size, margin=self._MARGIN, frame_size=frame_size)
 
-    def crop(self, frame: Image, box: Array, landmarks: Array) -> Image:
+    def crop(self, frame: Picture, box: Array, landmarks: Array) -> Image:
         """See `Embedder`."""
         return warp(frame, self.frame_to_crop(box, landmarks, frame.shape[:2]), self.crop_size)
 
@@ -232,7 +232,7 @@ class SFace:
         del box, frame_size
         return geometry.umeyama(geometry.five_points(landmarks), geometry.TEMPLATES["arcface5"])[:2]
 
-    def crop(self, frame: Image, box: Array, landmarks: Array) -> Image:
+    def crop(self, frame: Picture, box: Array, landmarks: Array) -> Image:
         """See `Embedder`."""
         return warp(frame, self.frame_to_crop(box, landmarks, frame.shape[:2]), self.crop_size)
 

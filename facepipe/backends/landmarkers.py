@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from facepipe import weights
 from facepipe.backends.opencv import read_net
 from facepipe.errors import UsageError, WeightsError
-from facepipe.image import warp
-from facepipe.types import Image
+from facepipe.image import Picture, warp
 
 __all__ = [
     "FACE_OVAL",
@@ -74,11 +73,11 @@ class Landmarker(Protocol):
     follows: bool
     """Whether a fit can start from the last frame's fit, without a detector."""
 
-    def fit(self, image: Image, box: NDArray[np.float32]) -> Fit:
+    def fit(self, image: Picture, box: NDArray[np.float32]) -> Fit:
         """Fit the face in `box`, ``xyxy`` pixels of the RGB picture."""
         ...
 
-    def follow(self, image: Image, last: Fit) -> Fit:
+    def follow(self, image: Picture, last: Fit) -> Fit:
         """Fit the face that was at `last` one frame ago."""
         ...
 
@@ -100,13 +99,13 @@ class FaceMesh:
         self._net = read_net(path)
         self._output = self._net.getUnconnectedOutLayersNames()[-1]
 
-    def fit(self, image: Image, box: NDArray[np.float32]) -> Fit:
+    def fit(self, image: Picture, box: NDArray[np.float32]) -> Fit:
         """Fit from a detector's box: once for the pose, once more from the square that the first fit gives."""
         centre = (box[:2] + box[2:]) / 2
         side = self._ROOM * float(max(box[2:] - box[:2]))
         return self.follow(image, self._run(image, centre, side, 0.0))
 
-    def follow(self, image: Image, last: Fit) -> Fit:
+    def follow(self, image: Picture, last: Fit) -> Fit:
         """Fit from the square around the last mesh."""
         assert last.mesh is not None
         points = last.mesh[:, :2].astype(np.float64)
@@ -117,7 +116,7 @@ class FaceMesh:
         low, high = level.min(0), level.max(0)
         return self._run(image, turn.T @ ((low + high) / 2), self._ROOM * float(max(high - low)), angle)
 
-    def _run(self, image: Image, centre: Any, side: float, angle: float) -> Fit:
+    def _run(self, image: Picture, centre: Any, side: float, angle: float) -> Fit:
         """One forward pass on the square at `centre`, `side` pixels wide, turned by `angle` radians."""
         scale = self._SIDE / max(side, 1.0)
         linear = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
@@ -149,7 +148,7 @@ class Dlib68:
         self._dlib = dlib
         self._net = dlib.shape_predictor(str(path))
 
-    def fit(self, image: Image, box: NDArray[np.float32]) -> Fit:
+    def fit(self, image: Picture, box: NDArray[np.float32]) -> Fit:
         """Fit the face in `box`, ``xyxy`` pixels of the RGB picture."""
         extent = box[2:] - box[:2]
         size = float(np.sqrt(extent[0] * extent[1]))
@@ -159,7 +158,7 @@ class Dlib68:
         shape = self._net(np.ascontiguousarray(image), square)
         return Fit(np.array([(p.x, p.y) for p in shape.parts()], np.float32))
 
-    def follow(self, image: Image, last: Fit) -> Fit:
+    def follow(self, image: Picture, last: Fit) -> Fit:
         """Fit from the box of the last points; the pipeline prefers a detector's box."""
         return self.fit(image, np.concatenate([last.landmarks.min(0), last.landmarks.max(0)]))
 
@@ -191,12 +190,12 @@ class Fan:
             face_detector_kwargs={"path_to_detector": str(weights.path("yunet"))},
         )
 
-    def fit(self, image: Image, box: NDArray[np.float32]) -> Fit:
+    def fit(self, image: Picture, box: NDArray[np.float32]) -> Fit:
         """Fit the face in `box`, ``xyxy`` pixels of the RGB picture."""
         points = self._net.get_landmarks_from_image(np.ascontiguousarray(image), detected_faces=[box.tolist()])
         return Fit(np.asarray(points[0], np.float32))
 
-    def follow(self, image: Image, last: Fit) -> Fit:
+    def follow(self, image: Picture, last: Fit) -> Fit:
         """Fit from the box of the last points; the pipeline prefers a detector's box."""
         return self.fit(image, np.concatenate([last.landmarks.min(0), last.landmarks.max(0)]))
 

@@ -18,6 +18,7 @@ from facepipe.image.color import (
     match_color,
     transfer_map,
 )
+from facepipe.image.lazy import LazyImage, Picture
 from facepipe.image.masks import hull_mask, polygon_mask, soften
 from facepipe.image.meshes import delaunay, piecewise_map, piecewise_warp, smooth_map
 from facepipe.image.poisson import blend_poisson, poisson_shift
@@ -28,6 +29,8 @@ from facepipe.image.warping import paste, paste_into, warp
 __all__ = [
     "ColorMap",
     "ColorStats",
+    "LazyImage",
+    "Picture",
     "Texture",
     "add_grain",
     "apply_color",

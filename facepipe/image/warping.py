@@ -22,6 +22,7 @@ from facepipe.image._pixels import (
     missing_blur,
     mix_into,
 )
+from facepipe.image.lazy import LazyImage
 
 __all__ = ["Border", "Interpolation", "paste", "paste_into", "warp"]
 
@@ -86,7 +87,7 @@ def _plan(row: list[float], size: tuple[int, int], length: int, *, whole: bool) 
 
 
 def warp(
-    image: Pixels,
+    image: Pixels | LazyImage,
     matrix: ArrayLike,
     size: tuple[int, int],
     *,
@@ -100,7 +101,7 @@ def warp(
 
     Parameters
     ----------
-    image : (H, W) or (H, W, C) uint8 or float32 array
+    image : (H, W) or (H, W, C) uint8 or float32 array, or LazyImage
     matrix : (2, 3) or (3, 3) array
         Maps image pixels to crop pixels.
     size : (int, int)
@@ -123,7 +124,8 @@ def warp(
     ValueError
         Wrong shape, dtype or option, or a matrix without an inverse.
     """
-    check_image(image)
+    if not isinstance(image, LazyImage):
+        check_image(image)
     h, w = check_size(size)
     check_choice(border, _BORDERS, "border")
     check_choice(interpolation, INTERPOLATIONS, "interpolation")
@@ -132,7 +134,7 @@ def warp(
     x, y = (_plan(row, (h, w), n, whole=whole) for row, n in zip(rows, image.shape[1::-1], strict=True))
     if interpolation == "nearest":
         x, y = (_Axis(axis.start, axis.stop, 1, 0.0) for axis in (x, y))
-    part = image[y.start : y.stop, x.start : x.stop]
+    part: Pixels = image[y.start : y.stop, x.start : x.stop]
     fill = (float(value),) * 4
     part = _shrink(part, x, y, _BORDERS[border], fill)
     to_part = np.array(  # half-pixel rule: q = (p - start + 0.5) / step - 0.5

@@ -174,7 +174,7 @@ def align_faces(
     rows = _rows_by_frame(faces)
     for frame in frames:
         for row in rows.pop(frame.index, ()):
-            crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.image, matrices[row], size)
+            crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.pixels, matrices[row], size)
             sharp[row] = _sharpness(crop)
             write(crop)
             track = int(faces.track[row])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from facepipe.video import Frame
 __all__ = ["detect_faces", "misfit", "quality_flags"]
 
 _BATCH = 16
+_BLOCK = 256  # faces that are kept one by one before they go into a table
 _FIRST = 5  # faces of a track that are embedded one after the other
 _OWN = 0.82  # of the landmarks' extent lies in the face's box; 0.85 and more where they are right, else 0.47 to 0.8
 
@@ -52,7 +52,7 @@ def detect_faces(
         ``frame_to_crop`` and ``sharpness`` are left to stage *align* (zeros). Tracks are one person's each and end at
         cuts; short gaps of them are filled, see `facepipe.tracks` and `facepipe.gaps`.
     """
-    rows: list[_Row] = []
+    rows = _Rows()
     times: dict[int, int] = {}
     looks = None if models.embedder is None else _Looks(models.embedder, config.embed_stride)
     finder = Finder(models.detector, models.landmarker, stride=config.stride)
@@ -60,16 +60,20 @@ def detect_faces(
         times[frame.index] = frame.pts
         if looks is not None:
             looks.see(frame, found, len(rows))
-        rows += [_Row(frame.index, frame.pts, number, face) for number, face in enumerate(found)]
-    faces = _table(rows, None if looks is None else looks.table(len(rows)))
+        rows.add(frame, found)
+    faces = rows.table()
     if not len(faces):
         return faces
-    faces = faces.with_columns(flags=quality_flags(faces, size, limits))
+    if looks is not None:
+        faces = faces.with_columns(embedding=looks.table(len(faces)))
+    faces = _described(faces, slice(None), size, limits)
     shown = list(times)
     faces = faces.with_columns(
         track=link_tracks(faces, [shown[i] for i in finder.scenes.cuts()], memory=config.memory)
     )
-    return _described(fill_gaps(faces, times, config.fill), size, limits)
+    faces = fill_gaps(faces, times, config.fill)
+    filled = np.flatnonzero(faces.flags & Flag.FILLED)
+    return _described(faces, filled, size, limits) if filled.size else faces
 
 
 class _Looks:
@@ -94,7 +98,7 @@ class _Looks:
             if frame.index % self._stride == 0 or crowded or self._seen[face.track] < _FIRST:
                 self._seen[face.track] += 1
                 self._rows.append(row)
-                self._crops.append(self._embedder.crop(frame.image, face.box, face.fit.landmarks))
+                self._crops.append(self._embedder.crop(frame.pixels, face.box, face.fit.landmarks))
                 if len(self._crops) == _BATCH:
                     self._embed()
 
@@ -112,11 +116,59 @@ class _Looks:
         return found
 
 
-def _described(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> Faces:
-    """The faces with pose and flags of those that were filled in."""
-    rows = np.flatnonzero(faces.flags & Flag.FILLED)
-    if not rows.size:
-        return faces
+class _Rows:
+    """The faces of a clip so far, without the pictures.
+
+    Hundreds at a time go into one table: as many small arrays, each made between two pictures, would pin the memory of
+    all pictures that there ever were.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[Faces] = []
+        self._fresh: list[tuple[int, int, int, Found]] = []  # frame, pts, number in the frame, face
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks)) + len(self._fresh)
+
+    def add(self, frame: Frame, found: list[Found]) -> None:
+        """Put a frame's faces below those of the frames before."""
+        self._fresh += [(frame.index, frame.pts, number, face) for number, face in enumerate(found)]
+        if len(self._fresh) >= _BLOCK:
+            self._blocks.append(_table(self._fresh))
+            self._fresh = []
+
+    def table(self) -> Faces:
+        """All of them, without pose, embeddings, tracks of people, and flags."""
+        blocks = [*self._blocks, _table(self._fresh)] if self._fresh else self._blocks
+        return Faces.concatenate(blocks) if blocks else Faces.empty()
+
+
+def _table(rows: list[tuple[int, int, int, Found]]) -> Faces:
+    """What the finder told of some faces; zeros where it tells nothing."""
+    frame, pts, number, found = zip(*rows, strict=True)
+    meshes = [face.fit.mesh for face in found if face.fit.mesh is not None]
+    n, f32, i32 = len(rows), np.float32, np.int32
+    return Faces(
+        frame=np.array(frame, np.int64),
+        pts=np.array(pts, np.int64),
+        face=np.array(number, i32),
+        track=np.array([face.track for face in found], i32),
+        box=np.stack([face.box for face in found]).astype(f32),
+        score=np.array([face.score for face in found], f32),
+        landmarks=np.stack([face.fit.landmarks for face in found]),
+        mesh=np.stack(meshes) if len(meshes) == n else np.empty((n, 0, 3), f32),
+        frame_to_crop=np.zeros((n, 2, 3)),
+        embedding=np.empty((n, 0), f32),
+        yaw=np.zeros(n, f32),
+        pitch=np.zeros(n, f32),
+        roll=np.zeros(n, f32),
+        sharpness=np.zeros(n, f32),
+        flags=np.zeros(n, i32),
+    )
+
+
+def _described(faces: Faces, rows: slice | NDArray[np.intp], size: tuple[int, int], limits: LimitsConfig) -> Faces:
+    """The faces with pose and flags of some rows; pose by the mesh in three dimensions, else by the 68 points."""
     pose = {name: getattr(faces, name).copy() for name in ("yaw", "pitch", "roll")}
     for name, values in zip(pose, geometry.face_pose(faces.landmarks[rows], faces.mesh[rows]), strict=True):
         pose[name][rows] = values
@@ -124,45 +176,6 @@ def _described(faces: Faces, size: tuple[int, int], limits: LimitsConfig) -> Fac
     flags = faces.flags.copy()
     flags[rows] |= quality_flags(faces, size, limits)[rows]
     return faces.with_columns(flags=flags)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A face without its picture, so that a clip's pictures are not kept."""
-
-    frame: int
-    pts: int
-    number: int
-    found: Found
-
-
-def _table(rows: list[_Row], embeddings: NDArray[np.float32] | None) -> Faces:
-    """Columns of the rows; pose by the mesh in three dimensions, else by the 68 points."""
-    if not rows:
-        return Faces.empty()
-    fits = [row.found.fit for row in rows]
-    landmarks = np.stack([fit.landmarks for fit in fits])
-    meshes = [fit.mesh for fit in fits if fit.mesh is not None]
-    mesh = np.stack(meshes) if len(meshes) == len(fits) else np.empty((len(rows), 0, 3), np.float32)
-    yaw, pitch, roll = geometry.face_pose(landmarks, mesh)
-    n, f32, i32 = len(rows), np.float32, np.int32
-    return Faces(
-        frame=np.array([row.frame for row in rows], np.int64),
-        pts=np.array([row.pts for row in rows], np.int64),
-        face=np.array([row.number for row in rows], i32),
-        track=np.array([row.found.track for row in rows], i32),
-        box=np.stack([row.found.box for row in rows]).astype(f32),
-        score=np.array([row.found.score for row in rows], f32),
-        landmarks=landmarks,
-        mesh=mesh,
-        frame_to_crop=np.zeros((n, 2, 3)),
-        embedding=np.empty((n, 0), f32) if embeddings is None else embeddings,
-        yaw=yaw.astype(f32),
-        pitch=pitch.astype(f32),
-        roll=roll.astype(f32),
-        sharpness=np.zeros(n, f32),
-        flags=np.zeros(n, i32),
-    )
 
 
 def misfit(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -101,7 +101,7 @@ def from_rgb(
     if pixel_format in ("gray", "gray16le", "rgb24"):
         return VideoFrame.from_ndarray(image, format=pixel_format)
     return reformatter.reformat(
-        VideoFrame.from_ndarray(image, format="rgb24"),
+        VideoFrame.from_numpy_buffer(np.ascontiguousarray(image, np.uint8), format="rgb24"),  # read here only: no copy
         format=pixel_format,
         interpolation=_EXACT,
         src_colorspace=coding.matrix,

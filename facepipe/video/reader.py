@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +12,14 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from facepipe.errors import MediaError, UsageError
+from facepipe.image.lazy import LazyImage, Picture
 from facepipe.types import Image, VideoInfo
 from facepipe.video.clips import Clip, images_of, to_clip
-from facepipe.video.color import RANGES, SPACES, Coding, to_rgb
+from facepipe.video.color import RANGES, SPACES, Coding
+from facepipe.video.converting import Converter, Decoded
 from facepipe.video.source import Limits, open_input, reading, video_stream
 from facepipe.video.stills import is_animated, read_image
 from facepipe.video.timing import Clock, Tally, Turn
@@ -43,19 +43,25 @@ class Frame:
         Time in seconds.
     corrupt : bool
         The decoder met errors and filled in what was missing.
+    pixels : (H, W, 3) uint8 array or LazyImage
+        What `facepipe.image.warp` takes to cut out of: the picture, converted only where it is cut.
     """
 
-    __slots__ = ("_image", "_source", "corrupt", "index", "pts", "time")
+    __slots__ = ("_source", "corrupt", "index", "pixels", "pts", "time")
 
     def __init__(
-        self, index: int, pts: int, time: Fraction, source: Image | _Decoded, *, corrupt: bool = False
+        self, index: int, pts: int, time: Fraction, source: Image | Decoded, *, corrupt: bool = False
     ) -> None:
         self.index = index
         self.pts = pts
         self.time = time
         self.corrupt = corrupt
         self._source = None if isinstance(source, np.ndarray) else source
-        self._image = source if isinstance(source, np.ndarray) else None
+        self.pixels: Picture = (
+            source
+            if isinstance(source, np.ndarray)
+            else LazyImage(source.converter.size, source.part, source.converter.wanted)
+        )
 
     @property
     def image(self) -> Image:
@@ -63,10 +69,7 @@ class Frame:
 
         The array is the caller's: it may be changed, but then later accesses see the change.
         """
-        if self._image is None:
-            assert self._source is not None
-            self._image = self._source.rgb(None)
-        return self._image
+        return self.pixels if isinstance(self.pixels, np.ndarray) else self.pixels.whole()
 
     def small(self, max_side: int) -> tuple[Image, float]:
         """A copy whose long side is at most `max_side`, shrunk with a low-pass, never enlarged.
@@ -88,7 +91,7 @@ class Frame:
         """
         if max_side < 1:
             raise ValueError(f"expected a max_side of at least 1, got {max_side}")
-        height, width = self._source.size if self._source is not None else self.image.shape[:2]
+        height, width = self.pixels.shape[:2]
         scale = min(1.0, max_side / max(height, width))
         size = max(1, round(height * scale)), max(1, round(width * scale))
         if self._source is not None:
@@ -96,24 +99,6 @@ class Frame:
         if scale == 1.0:
             return self.image.copy(), scale
         return np.asarray(cv2.resize(self.image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8), scale
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """A decoded frame and what is needed to turn it into RGB of the clip's size."""
-
-    path: Path
-    frame: av.VideoFrame
-    coding: Coding
-    turn: Turn
-    size: tuple[int, int]
-    reformatter: VideoReformatter
-
-    def rgb(self, size: tuple[int, int] | None) -> Image:
-        """Pixels at `size` (height, width as displayed), by default the clip's."""
-        stored = self.turn.size(size or self.size)
-        with reading(self.path):
-            return self.turn.apply(to_rgb(self.frame, self.coding, stored, self.reformatter))
 
 
 class ClipReader:
@@ -278,7 +263,7 @@ class ClipReader:
         path, info = self.clip.path, self.info
         if self._stop == 0:
             return
-        reformatter = VideoReformatter()
+        converter = Converter(path, self._turn, info.size)
         clock, tally = Clock(info), Tally()
         count = corrupt = resized = 0
         with reading(path):
@@ -291,7 +276,7 @@ class ClipReader:
                     corrupt += frame.is_corrupt
                     pts = clock.tick(frame.pts)
                     if count >= self._start:
-                        source = _Decoded(path, frame, _coding(frame), self._turn, info.size, reformatter)
+                        source = Decoded(frame, _coding(frame), converter)
                         yield Frame(count, pts, pts * info.time_base, source, corrupt=frame.is_corrupt)
                     count += 1
                     if count == self._stop:
@@ -314,9 +299,10 @@ def _coding(frame: av.VideoFrame) -> Coding:
 
 
 def with_pixels(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """The frames, converted: for the thread that decodes, where others look at the pixels."""
+    """The frames, converted where the last ones were looked at: for the thread that decodes."""
     for frame in frames:
-        _ = frame.image
+        if isinstance(frame.pixels, LazyImage):
+            frame.pixels.prepare()
         yield frame
 
 

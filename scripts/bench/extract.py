@@ -66,6 +66,11 @@ def decode(clip: Path) -> int:
         return sum(frame.image.ndim == 3 for frame in reader)
 
 
+def decode_only(clip: Path) -> int:
+    with open_clip(clip) as reader:
+        return sum(1 for _ in reader)
+
+
 def detect(clip: Path, models: Models, config: DetectConfig) -> Faces:
     with open_clip(clip) as reader, ahead(with_pixels(reader), AHEAD) as frames:
         return detect_faces(frames, models, config, LimitsConfig(), reader.info.size)
@@ -119,7 +124,7 @@ def parts(clip: Path, models: Models, config: DetectConfig) -> dict[str, float]:
     )
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    count = watch.over("decoding, twice", lambda: (decode(clip), decode(clip))[0], whole=True)()
+    count = watch.over("decoding, twice", lambda: (decode_only(clip), decode_only(clip))[0], whole=True)()
     faces = watch.over("whole", extract, whole=True)(clip, watched, config)
     raw = detect(clip, models, replace_embedder(config))
     watch.over("linking tracks", link_tracks)(faces)
@@ -127,9 +132,9 @@ def parts(clip: Path, models: Models, config: DetectConfig) -> dict[str, float]:
     scenes = CutFinder()
     with open_clip(clip) as reader:
         for frame in reader:
-            watch.over("cuts", scenes.see)(frame.image)
+            watch.over("cuts", lambda frame: scenes.see(frame.small(scenes.SIDE)[0]))(frame)
     told = sum(seconds for name, seconds in watch.seconds.items() if name != "whole")
-    watch.seconds["crops and the rest"] = watch.seconds["whole"] - told
+    watch.seconds["colours, crops and the rest"] = watch.seconds["whole"] - told
     return {name: 1000 * seconds / count for name, seconds in watch.seconds.items()}
 
 
@@ -229,7 +234,7 @@ def show(result: dict[str, Any], threads: int, repeat: int) -> None:
     print("faster by " + ", ".join(f"{ratio:.1f}x ({name})" for name, ratio in result["faster_by"].items()))
     print("\nprocessor's ms a frame, by part")
     for name, ms in result["parts_ms"].items():
-        print(f"{name:24s}{ms:8.2f}")
+        print(f"{name:28s}{ms:8.2f}")
     print("\nfaces with the stride against those of the detector on every frame")
     print("                            faces  missed  extra  landmarks apart, % of the eyes' distance  tracks")
     for row in result["agreement"]:
