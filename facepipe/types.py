@@ -150,6 +150,8 @@ class Faces:
         Head pose in degrees.
     sharpness : (N,) float32 array
         Standard deviation of the Laplacian in the aligned crop; grey levels.
+    eyes : (N, 2) float32 array
+        How open the eyes look, see `facepipe.eyes`; left in the picture first, NaN where nothing can be told.
     flags : (N,) int32 array
         Bits of `Flag`.
     """
@@ -168,11 +170,12 @@ class Faces:
     pitch: NDArray[np.float32]
     roll: NDArray[np.float32]
     sharpness: NDArray[np.float32]
+    eyes: NDArray[np.float32]
     flags: NDArray[np.int32]
 
     def __post_init__(self) -> None:
         n = len(self.frame)
-        shapes = {"box": (4,), "frame_to_crop": (2, 3)}
+        shapes = {"box": (4,), "frame_to_crop": (2, 3), "eyes": (2,)}
         for field in fields(self):
             array = getattr(self, field.name)
             expected = (n, *shapes.get(field.name, array.shape[1:]))
@@ -198,6 +201,7 @@ class Faces:
             pitch=np.empty(0, f32),
             roll=np.empty(0, f32),
             sharpness=np.empty(0, f32),
+            eyes=np.empty((0, 2), f32),
             flags=np.empty(0, i32),
         )
 

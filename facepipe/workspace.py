@@ -153,7 +153,8 @@ def read_faces(path: Path, *, without: Collection[str] = ()) -> Faces:
     try:
         table = read_table(path, [name for name in Faces.__dataclass_fields__ if name not in without])
         meta = json.loads((table.schema.metadata or {})[b"facepipe"])
-        shapes = {"box": (4,), "frame_to_crop": (2, 3), **{k: tuple(v) for k, v in meta["shapes"].items()}}
+        shapes = {"box": (4,), "frame_to_crop": (2, 3), "eyes": (2,)}
+        shapes.update({name: tuple(shape) for name, shape in meta["shapes"].items()})
         shapes.update({name: (0, *shapes[name][1:]) for name in without})
         if min(length for shape in shapes.values() for length in shape) < 0:
             raise ValueError(f"expected shapes, got {shapes}")
@@ -168,6 +169,8 @@ def read_faces(path: Path, *, without: Collection[str] = ()) -> Faces:
                     [sum(Flag[w.upper()] for w in words) for words in column.to_pylist()], np.int32
                 )
             elif name in shapes:
+                if all(shapes[name]) and column.null_count:
+                    raise ValueError(f"expected {name} without gaps")
                 values = _numbers(column.flatten(), field.dtype) if all(shapes[name]) else np.empty(0, field.dtype)
                 columns[name] = values.reshape(len(table), *shapes[name])
             else:

@@ -315,8 +315,8 @@ def faces_of() -> FacesOf:
 
     config = DetectConfig(embedder="none", stride=1, fill=0)  # the frames may be apart
 
-    def gather(path: Path, wanted: range, size: int = 160) -> tuple[Any, Image, dict[int, Image]]:
-        with open_clip(path, stop=wanted.stop) as reader:
+    def gather(path: Path, wanted: Sequence[int], size: int = 160) -> tuple[Any, Image, dict[int, Image]]:
+        with open_clip(path, stop=max(wanted) + 1) as reader:
             frames = [frame for frame in reader if frame.index in wanted]
             faces = detect_faces(frames, load_models(config), config, LimitsConfig(), reader.info.size)
         crops: list[Image] = []

@@ -53,6 +53,7 @@ ORDER = [
     "cuts",
     "tracks",
     "gaps",
+    "eyes",
     "finder",
     "watermark",
     "composite",

@@ -438,6 +438,14 @@ def test_other_people_between_the_rows_change_nothing(man: tuple[Faces, Crops]) 
         np.testing.assert_array_equal(among.visible(2 * row), known.visible(row))
 
 
+def test_the_hidden_share_of_a_face(man: tuple[Faces, Crops]) -> None:
+    faces, crops = man[0], bar_on(*man, range(20, 40))
+    known = learn(faces, crops, everyone(faces))
+    assert known is not None
+    assert 0.05 < known.hidden(30) < 0.4
+    assert known.hidden(60) == 0.0
+
+
 def test_what_is_learned_is_kept(man: tuple[Faces, Crops], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     faces, crops = man[0], bar_on(*man, range(20, 40))
     kept = tmp_path / "occlusion.npz", "one"

@@ -194,6 +194,31 @@ def test_clutter_is_avoided(man: Person) -> None:
     assert not (chosen % 2).any()
 
 
+def test_what_is_known_to_be_hidden_counts_for_what_is_guessed(man: Person) -> None:
+    bank = man.bank(clutter=False)
+    guessed = np.full(24, 0.4)
+    vars(bank)["clutter"] = guessed
+    shares = np.full(24, np.nan)
+    shares[:3] = 0.0, 0.02, 0.3
+    known = bank.hiding(shares).clutter
+    np.testing.assert_array_equal(known[3:], guessed[3:])
+    assert 0 < known[0] < 0.2
+    assert 0.4 < known[1] < known[2]
+    assert bank.clutter is guessed
+    every_other = np.where(np.arange(24) % 2, 0.1, 0.0)
+    assert not (choose_sources(bank.hiding(every_other), man.faces, steadiness=0.0) % 2).any()
+
+
+def test_open_eyes_are_not_given_lowered_ones(man: Person) -> None:
+    """Faces that are alike but for the look of their eyes."""
+    lowered = np.arange(24) % 2 == 1
+    eyes = np.repeat(np.where(lowered, 0.25, 0.45)[:, None], 2, axis=1).astype(np.float32)
+    same = man.faces[np.full(24, 5)].with_columns(frame=np.arange(24), eyes=eyes)
+    bank = SourceBank.build([same], [man.crops], [np.ones(24, bool)])
+    vars(bank)["clutter"] = np.zeros(24)
+    np.testing.assert_array_equal(choose_sources(bank, same, steadiness=0.0) % 2, lowered)
+
+
 def test_a_change_of_source_fades(man: Person) -> None:
     target = man.faces.with_columns(frame=np.arange(24))
     chosen = np.repeat([3, 7, 5], 8)

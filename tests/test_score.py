@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import tracemalloc
 from fractions import Fraction
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +27,7 @@ from facepipe.evaluation import summarize as summarize_all
 from facepipe.people import mean_embedding
 from facepipe.stages.score import Triple, score_clip
 from facepipe.types import Faces, Flag
+from facepipe.video import Frame
 
 SIZE = (120, 160)
 SOURCE, TARGET, OTHER = (np.eye(3, 128, dtype=np.float32)[i] for i in range(3))
@@ -75,7 +75,7 @@ def scene(colour: tuple[int, int, int] | None, left: int = 50) -> NDArray[np.uin
 
 
 def frames(images: list[Any]) -> list[Any]:
-    return [SimpleNamespace(index=i, pts=10 * i, time=Fraction(i, 25), image=image) for i, image in enumerate(images)]
+    return [Frame(i, 10 * i, Fraction(i, 25), image) for i, image in enumerate(images)]
 
 
 def summarize(clips: dict[str, ClipScores], nets: list[str]) -> dict[str, Any]:
@@ -241,9 +241,9 @@ def test_memory_does_not_grow_with_the_pixels_of_a_clip() -> None:
     def peak(count: int) -> int:
         def clip(colour: Any) -> Any:
             for i in range(count):
-                yield SimpleNamespace(index=i, pts=i, time=Fraction(i, 25), image=scene(colour))
+                yield Frame(i, i, Fraction(i, 25), scene(colour))
 
-        masks: Any = (SimpleNamespace(index=i, pts=i, time=0, image=MASK) for i in range(count))
+        masks: Any = (Frame(i, i, Fraction(i, 25), MASK) for i in range(count))
         faces, fake = faces_at(list(range(count))), cast("Any", Sees())
         videos = Triple(clip(GREEN), clip(RED), masks)
         tracemalloc.start()
@@ -298,7 +298,7 @@ def test_a_person_is_embedded_from_at_most_32_faces_over_the_whole_clip() -> Non
     def clip() -> Any:
         for index in range(300):
             drawn.append(index)
-            yield SimpleNamespace(index=index, pts=index, image=scene(RED if index >= 55 else GREEN))
+            yield Frame(index, index, Fraction(index, 25), scene(RED if index >= 55 else GREEN))
 
     rows = embed_rows(clip(), faces, [fake])["sface"]
     mean = mean_embedding(rows)

@@ -73,6 +73,7 @@ def faces_in(places: Sequence[int], tracks: Sequence[int] | None = None) -> Face
         pitch=np.zeros(n, np.float32),
         roll=np.zeros(n, np.float32),
         sharpness=np.zeros(n, np.float32),
+        eyes=np.full((n, 2), np.nan, np.float32),
         flags=np.zeros(n, np.int32),
     )
 

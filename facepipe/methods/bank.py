@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -19,9 +19,11 @@ from facepipe.types import Faces, Image, evenly_spaced
 
 __all__ = [
     "ANGLE",
+    "CLEAR",
     "ChosenCrops",
     "Movements",
     "SourceBank",
+    "behaviour",
     "crop_points",
     "driving_features",
     "expression",
@@ -41,6 +43,11 @@ ANGLE = 8.0
 
 _MOVE = 0.03  # movement of lips, lids and brows that counts as one, in distances between the eyes
 _OPEN_EYE = 0.16  # opening of a wide open eye, in the same unit
+_SEEN = 7.0  # what closing the eyes counts by their look, about as much as by the lids' landmarks
+CLEAR = 0.05
+"""Clutter below which there is nothing in front of a face."""
+_HIDDEN = 4.0  # clutter of a face that is hidden; that of a part grows with its root: a fingertip is bad enough
+_UNSEEN = 0.25  # of the clutter in which a closer look finds nothing
 _FILLED = 0.974  # of a texture's side, by the face
 _SMALL = 48  # side of the pictures that are searched for things in front of the face
 
@@ -187,6 +194,21 @@ def driving_features(faces: Faces, person: Faces) -> tuple[Points, Points]:
     return upper, np.concatenate([pose, moved.lips, moved.mouth], axis=1)
 
 
+def behaviour(faces: Faces) -> Points:
+    """(N, F): the `expression` of faces of one person, and how open their eyes look.
+
+    Landmarks do not tell eyes that look down from open ones, pictures do: see `facepipe.eyes`. Relative to the open
+    eyes of this person; eyes of which nothing can be told count as the person's most are.
+    """
+    seen = faces.eyes.astype(np.float64)
+    if np.isfinite(seen).any(0).all():
+        seen /= np.maximum(np.nanquantile(seen, 0.9, axis=0), 1e-3)
+        seen = np.where(np.isfinite(seen), seen, np.nanmedian(seen, axis=0))
+    else:
+        seen = np.ones_like(seen)
+    return np.concatenate([expression(frontal_landmarks(faces)), _SEEN * seen], axis=1)
+
+
 class ChosenCrops(Sequence[Image]):
     """Rows of the crops of several clips; those that lie in files are read each time they are asked for.
 
@@ -233,12 +255,28 @@ class SourceBank:
         Number of the clip that a face is from.
     mean : (P, D) float64 array
         The person's mean frontal shape (median over the faces).
+    row : (N,) int array
+        Row in the table of the clip; none of a bank that was not built from tables.
     """
 
     faces: Faces
     crops: Sequence[Image]
     clip: NDArray[np.int64]
     mean: Points
+    row: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def hiding(self, shares: Points) -> SourceBank:
+        """The bank, when it is known of some faces how much of them is hidden.
+
+        Parameters
+        ----------
+        shares : (N,) float64 array
+            0 for nothing; NaN where it is not known.
+        """
+        known = np.maximum(_HIDDEN * np.sqrt(shares), _UNSEEN * self.clutter)
+        bank = replace(self)
+        vars(bank)["clutter"] = np.where(np.isfinite(shares), known, self.clutter)
+        return bank
 
     @classmethod
     def build(
@@ -281,6 +319,7 @@ class SourceBank:
             crops=ChosenCrops(crops, index),
             clip=np.array([c for c, _ in index]),
             mean=np.median(frontal_shapes(faces), axis=0),
+            row=np.array([i for _, i in index]),
         )
 
     @cached_property
@@ -290,8 +329,8 @@ class SourceBank:
 
     @cached_property
     def expression(self) -> Points:
-        """(N, F): see `expression`."""
-        return expression(frontal_landmarks(self.faces))
+        """(N, F): see `behaviour`."""
+        return behaviour(self.faces)
 
     @cached_property
     def clutter(self) -> Points:
@@ -300,7 +339,8 @@ class SourceBank:
         Edges where this person's face is smooth in most pictures. The faces are warped onto the mean face, so that
         features lie over each other; the strength of edges beyond its lower quartile over the bank is averaged over
         small patches, and the worst patches count. Relative to the lower quartile of the bank: a person who is
-        covered in most of the pictures cannot be told from one with a beard.
+        covered in most of the pictures cannot be told from one with a beard. Wrinkles and compression are clutter
+        too: what is above `CLEAR` is worth a closer look, see `hiding`.
         """
         model = mean_face(self.faces)[:, :2]
         points = (model - model.min(0)) / np.ptp(model, axis=0) * (_SMALL - 1)

@@ -183,6 +183,11 @@ class Occlusion:
             _forget(self._seen)
         return self._seen[row]
 
+    def hidden(self, row: int) -> float:
+        """Share of a face that is behind something, in [0, 1]."""
+        front = self.front(row)
+        return 0.0 if front is None else float(front[self._model.inside].mean())
+
     def visible(self, row: int) -> Array32:
         """(C, C) float32 mask in the crop: 1 where the face is seen, 0 where something is in front of it."""
         crop = np.asarray(self.crops[row])

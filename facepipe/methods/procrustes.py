@@ -23,8 +23,7 @@ from facepipe.image import hull_mask, piecewise_warp, warp
 from facepipe.methods.bank import (
     ANGLE,
     SourceBank,
-    expression,
-    frontal_landmarks,
+    behaviour,
     frontal_shapes,
     mean_face,
     neighbours,
@@ -53,9 +52,10 @@ def choose_sources(
 ) -> NDArray[np.int64]:
     """For each target face the source face to use: nearest in pose and expression, and steady over time.
 
-    Minimises the sum over frames of the squared distance of pose (in units of 8 degrees) and expression (in units of
-    0.03 eye distances), plus a price for what hides the source face (`SourceBank.clutter`) and one for
-    each change of the source face, which grows with how different the two look
+    Minimises the sum over frames of the squared distance of pose (in units of 8 degrees), expression (in units of
+    0.03 eye distances) and the look of the eyes (in units of a seventh of the person's open ones), plus a price for
+    what hides the source face (`SourceBank.clutter`) and one for each change of the source face, which grows with how
+    different the two look
     (Viterbi 1967, DOI 10.1109/TIT.1967.1054010). Tracks are independent, and so are stretches apart by a gap.
 
     Parameters
@@ -74,7 +74,7 @@ def choose_sources(
     (T,) int64 array
         Row of the bank, -1 where all are forbidden.
     """
-    wanted = expression(frontal_landmarks(target))
+    wanted = behaviour(target)
     pose, bank_pose = _pose(target), _pose(bank.faces)
     cost = _squared(pose, bank_pose) + _squared(wanted, bank.expression) + _CLUTTER * bank.clutter
     if forbidden is not None:

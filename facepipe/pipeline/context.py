@@ -29,7 +29,7 @@ __all__ = ["VERSION", "Context", "choose_device", "library_versions"]
 Numbered = TypeVar("Numbered", Frame, SwappedFrame)
 
 # Raise a stage's number when its results change: run folders then do it again.
-VERSION: Mapping[Stage, int] = {"detect": 5, "align": 5, "train": 2, "swap": 4, "score": 5}
+VERSION: Mapping[Stage, int] = {"detect": 5, "align": 6, "train": 2, "swap": 5, "score": 5}
 
 # Threads of torch for nets that are not trained: fixed, because the last bits of what they say depend on it, and
 # results must not depend on the machine or on the number of workers.

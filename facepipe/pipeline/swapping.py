@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from facepipe import truth
 from facepipe.errors import ContainerError, NoFaceError, RunFolderError
-from facepipe.methods.bank import SourceBank
+from facepipe.methods.bank import CLEAR, SourceBank
 from facepipe.methods.occlusion import Occlusion, WithOcclusion
 from facepipe.methods.plan import Plan, rows_to_swap
 from facepipe.methods.procrustes import plan_procrustes
@@ -30,7 +30,7 @@ from facepipe.stored import DAMAGED, read_table
 from facepipe.types import Faces, VideoInfo
 from facepipe.video import Clip, ClipReader, join_parts, open_writer
 from facepipe.watermark import Mark, payload_of
-from facepipe.workspace import digest, read_marker, write_table
+from facepipe.workspace import digest, read_marker, write_marker, write_table
 
 __all__ = ["Swapping", "read_swapped"]
 
@@ -54,9 +54,30 @@ class Swapping:
         tables, usable = self._faces.usable("source", clips)
         crops, whole = [self._faces.crops("source", clip) for clip in clips], self._faces.whole("source", clips)
         try:
-            return SourceBank.build(tables, crops, usable.rows, whole=whole)
+            bank = SourceBank.build(tables, crops, usable.rows, whole=whole)
         except NoFaceError as exc:
             raise NoFaceError(f"{self._config.source}: {exc}") from exc
+        if not self._config.swap.occlusion:
+            return bank
+        shares = np.full(len(bank.faces), np.nan)
+        for number, clip in enumerate(clips):
+            asked = np.flatnonzero((bank.clip == number) & (bank.clutter > CLEAR))
+            if asked.size:
+                shares[asked] = self._hidden(clip, usable.rows[number], bank.row[asked], whole[number])
+        return bank.hiding(shares)
+
+    def _hidden(self, clip: Clip, rows: NDArray[np.bool_], asked: NDArray[np.int64], faces: Faces) -> list[float]:
+        """Shares of some faces of a source clip that something hides, NaN where it cannot be told; kept in a file."""
+        align = self._context.keys["align", "source", clip.name]
+        key = digest([VERSION["swap"], align, rows.tolist(), asked.tolist()])
+        path = self._workspace.clip_folder("source", clip.name) / "hidden.json"
+        told = read_marker(path)
+        if told.get("key") != key:
+            known = Occlusion.learn(faces, self._faces.chosen_crops("source", clip), rows)
+            shares = None if known is None else [known.hidden(row) for row in asked.tolist()]
+            told = {"key": key, "shares": shares}
+            write_marker(path, told)
+        return [float("nan")] * len(asked) if told["shares"] is None else told["shares"]
 
     def swap_key(self, clip: Clip) -> str:
         """What the swap of a clip depends on."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from facepipe import geometry, smoothing
 from facepipe.backends.landmarkers import MESH_TO_IBUG68
 from facepipe.config import AlignConfig, LimitsConfig
+from facepipe.eyes import eye_openness
 from facepipe.gaps import between
 from facepipe.image import sharpness, warp
 from facepipe.types import Faces, Flag, Image
@@ -21,6 +22,7 @@ __all__ = ["align_faces", "crop_size", "crop_transforms", "steady_faces"]
 # How much larger the variance of a flagged face's landmarks is taken to be.
 _DOUBT = {Flag.PROFILE: 4.0, Flag.CUT_OFF: 4.0, Flag.MISFIT: 16.0}
 _LEAST_SCORE = 0.1
+_PROFILE = 45.0  # degrees of yaw from which on an eye is not seen well enough to say whether it is open
 _THUMB = 24
 _STEP, _SMALLEST, _LARGEST = 32, 128, 1024  # sides of crops; a second of the largest takes 80 MB
 _SHARE = 0.9  # of a clip's faces are not made smaller
@@ -158,9 +160,10 @@ def align_faces(
     Returns
     -------
     Faces
-        With ``frame_to_crop`` and ``sharpness`` filled in and `Flag.BLURRED` set where it applies; landmarks, mesh and
-        pose are smoothed over time. A face whose landmarks fix no transform is flagged `Flag.MISFIT` and has a black
-        crop. So is a filled one whose picture is not like the face found last: something else is in its place.
+        With ``frame_to_crop``, ``sharpness`` and ``eyes`` filled in and `Flag.BLURRED` set where it applies;
+        landmarks, mesh and pose are smoothed over time. A face whose landmarks fix no transform is flagged
+        `Flag.MISFIT` and has a black crop. So is a filled one whose picture is not like the face found last: something
+        else is in its place.
     """
     side = crop_size(faces, config)
     faces = steady_faces(faces, config.smooth)
@@ -171,11 +174,15 @@ def align_faces(
     last: dict[int, Image] = {}  # by track: the face as it was found last
     size = (side, side)
     sharp = np.zeros(len(faces), np.float32)
+    eyes = np.full((len(faces), 2), np.nan, np.float32)
+    told = ~bad & (np.abs(faces.yaw) < _PROFILE) if faces.landmarks.shape[1] == 68 else np.zeros(len(faces), bool)
     rows = _rows_by_frame(faces)
     for frame in frames:
         for row in rows.pop(frame.index, ()):
             crop = np.zeros((*size, 3), np.uint8) if bad[row] else warp(frame.pixels, matrices[row], size)
             sharp[row] = _sharpness(crop)
+            if told[row]:
+                eyes[row] = eye_openness(crop, geometry.apply(matrices[row], faces.landmarks[row]))
             write(crop)
             track = int(faces.track[row])
             if not filled[row]:
@@ -187,7 +194,8 @@ def align_faces(
     flags = faces.flags & ~np.int32(Flag.BLURRED)
     flags[sharp < limits.min_sharpness] |= Flag.BLURRED
     flags[bad | hidden] |= Flag.MISFIT
-    return faces.with_columns(frame_to_crop=np.where(bad[:, None, None], 0.0, matrices), sharpness=sharp, flags=flags)
+    matrices = np.where(bad[:, None, None], 0.0, matrices)
+    return faces.with_columns(frame_to_crop=matrices, sharpness=sharp, eyes=eyes, flags=flags)
 
 
 def _sharpness(crop: Image) -> float:

@@ -49,8 +49,8 @@ def detect_faces(
     Returns
     -------
     Faces
-        ``frame_to_crop`` and ``sharpness`` are left to stage *align* (zeros). Tracks are one person's each and end at
-        cuts; short gaps of them are filled, see `facepipe.tracks` and `facepipe.gaps`.
+        ``frame_to_crop``, ``sharpness`` and ``eyes`` are left to stage *align* (zeros, NaN). Tracks are one person's
+        each and end at cuts; short gaps of them are filled, see `facepipe.tracks` and `facepipe.gaps`.
     """
     rows = _Rows()
     times: dict[int, int] = {}
@@ -163,6 +163,7 @@ def _table(rows: list[tuple[int, int, int, Found]]) -> Faces:
         pitch=np.zeros(n, f32),
         roll=np.zeros(n, f32),
         sharpness=np.zeros(n, f32),
+        eyes=np.full((n, 2), np.nan, f32),
         flags=np.zeros(n, i32),
     )
 
