@@ -330,6 +330,17 @@ def test_parts_of_a_frame_are_those_of_the_whole(
     np.testing.assert_array_equal(frame.image, other.image)
 
 
+def test_a_lazy_picture_can_be_used_as_an_array(clip_path: Callable[[str], Path]) -> None:
+    with video.open_clip(clip_path("noface_face.mov"), stop=1) as reader:
+        (frame,) = reader
+        (other,) = reader
+    assert frame.pixels.shape == other.image.shape
+    assert frame.pixels.dtype == np.uint8
+    for place in (np.s_[..., ::-1], np.s_[5], np.s_[::2, 10:20], np.s_[3:9, 4:7, 0], np.s_[-9:, :-7]):
+        np.testing.assert_array_equal(frame.pixels[place], other.image[place])
+    np.testing.assert_array_equal(np.ascontiguousarray(frame.pixels), other.image)
+
+
 def test_only_what_is_looked_at_is_converted(
     clip_path: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

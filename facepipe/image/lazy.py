@@ -26,7 +26,8 @@ class Wanted:
 class LazyImage:
     """An RGB picture whose pixels are converted when they are looked at.
 
-    ``picture[y0:y1, x0:x1]`` converts a part, `whole` and `numpy.asarray` all of it; the pixels are the same.
+    ``picture[y0:y1, x0:x1]`` converts a part; `whole`, `numpy.asarray` and any other index convert all of it. The
+    pixels are the same.
 
     Parameters
     ----------
@@ -51,8 +52,12 @@ class LazyImage:
         self._part: Image | None = None
         self._box: Box | None = None
 
-    def __getitem__(self, place: tuple[slice, slice]) -> Image:
+    def __getitem__(self, place: Any) -> Any:
+        if not (isinstance(place, tuple) and len(place) == 2 and all(isinstance(one, slice) for one in place)):
+            return self.whole()[place]
         rows, columns = place
+        if rows.step not in (None, 1) or columns.step not in (None, 1):
+            return self.whole()[place]
         (top, bottom, _), (left, right, _) = rows.indices(self.shape[0]), columns.indices(self.shape[1])
         box = left, top, right, bottom
         self._looked_at = self._wanted.box = _union(self._looked_at, box)

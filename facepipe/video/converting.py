@@ -23,7 +23,7 @@ __all__ = ["Converter", "Decoded"]
 _PLANAR = ("yuv420p", "yuvj420p")
 _ROOM = 10  # pixels beside a part that its chroma is interpolated with; two would do
 _STEP = 64  # sizes of parts are multiples: few sizes, each with a context of its own
-_SIZES = 24  # that are kept
+_SIZES = 12  # that are kept
 _MOST = 0.7  # of a picture's pixels; a part that is larger is not worth it
 
 
