@@ -26,13 +26,14 @@ from facepipe import pipeline
 from facepipe.cli import main
 from facepipe.config import AlignConfig, Config, load
 from facepipe.errors import NoFaceError, RunFolderBusyError
+from facepipe.methods.occlusion import Occlusion
 from facepipe.pipeline import context
 from facepipe.provenance import TAG, check, read_label
 from facepipe.report import write_report
 from facepipe.stages.align import crop_size, crop_transforms, steady_faces
 from facepipe.types import VideoInfo
 from facepipe.video import open_clip, open_writer, write_image
-from facepipe.workspace import Workspace, read_crops, read_faces
+from facepipe.workspace import Workspace, read_crops, read_faces, read_json
 
 pytestmark = pytest.mark.models
 
@@ -508,6 +509,25 @@ def portraits(tmp_path_factory: pytest.TempPathFactory, short_clips: Any) -> dic
         found[name] = folder / f"{name}.png"
         write_image(found[name], frames_of(clip)[-1])
     return found
+
+
+@pytest.mark.slow
+def test_a_source_behind_a_hand_is_not_taken(
+    short_clips: Any, quick: Quick, tmp_path: Path, cut_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hand before her mouth leaves at frame 228, and 227 would fit the closed mouth best."""
+    source = cut_clip("WolfgangLanger_Pexels.mp4", tmp_path / "in" / "hand.mp4", 190, 290)
+    out = tmp_path / "RUN"
+    config = settings_of(quick, out=out, source=source, target=short_clips.man)
+    facepipe.swap(config)
+    told = read_json(out / "source" / "hand" / "hidden.json")["shares"]
+    assert sum(share > 0 for share in told) >= 20
+    used = pq.read_table(out / "swapped" / "man.parquet").to_pydict()["source_frame"]
+    assert min(used) >= 38
+    monkeypatch.setattr(Occlusion, "hidden", None)  # what is kept is read
+    shutil.rmtree(out / "swapped")
+    facepipe.swap(config)
+    assert pq.read_table(out / "swapped" / "man.parquet").to_pydict()["source_frame"] == used
 
 
 @pytest.mark.slow

@@ -181,9 +181,10 @@ def test_pose_decides_between_like_expressions(man: Person) -> None:
     bank = man.bank(clutter=False)
     turned = bank.faces.yaw.copy()
     turned[:] = np.linspace(-40, 40, len(turned))
-    wide = SourceBank(bank.faces.with_columns(yaw=turned), bank.crops, bank.clip, bank.mean)
+    alike = np.full((len(turned), 2), 0.4, np.float32)
+    wide = SourceBank(bank.faces.with_columns(yaw=turned, eyes=alike), bank.crops, bank.clip, bank.mean)
     vars(wide)["clutter"] = np.zeros(len(turned))
-    target = man.faces.with_columns(yaw=np.full(24, 40, np.float32))
+    target = man.faces.with_columns(yaw=np.full(24, 40, np.float32), eyes=alike)
     assert (turned[choose_sources(wide, target, steadiness=0.0)] > 10).all()
 
 
@@ -195,18 +196,25 @@ def test_clutter_is_avoided(man: Person) -> None:
 
 
 def test_what_is_known_to_be_hidden_counts_for_what_is_guessed(man: Person) -> None:
-    bank = man.bank(clutter=False)
-    guessed = np.full(24, 0.4)
-    vars(bank)["clutter"] = guessed
-    shares = np.full(24, np.nan)
-    shares[:3] = 0.0, 0.02, 0.3
-    known = bank.hiding(shares).clutter
-    np.testing.assert_array_equal(known[3:], guessed[3:])
-    assert 0 < known[0] < 0.2
-    assert 0.4 < known[1] < known[2]
-    assert bank.clutter is guessed
-    every_other = np.where(np.arange(24) % 2, 0.1, 0.0)
-    assert not (choose_sources(bank.hiding(every_other), man.faces, steadiness=0.0) % 2).any()
+    bank = man.bank()
+    guessed, unknown = np.full(24, 0.4), np.full(24, np.nan)
+
+    def clutter(shares: dict[int, float], *, step: int) -> NDArray[np.float64]:
+        one = SourceBank(bank.faces.with_columns(frame=np.arange(24) * step), bank.crops, bank.clip, bank.mean)
+        vars(one)["clutter"] = guessed
+        told = unknown.copy()
+        told[list(shares)] = list(shares.values())
+        found = one.hiding(told).clutter
+        assert one.clutter is guessed
+        np.testing.assert_array_equal(np.delete(found, list(shares)), np.delete(guessed, list(shares)))
+        return found[list(shares)]
+
+    nothing, fingertip, hand = clutter({0: 0.0, 1: 0.02, 2: 0.3}, step=10)
+    assert 0 < nothing < 0.2
+    assert 2 < fingertip < hand < 4
+    before, _, after, later = clutter({8: 0.0, 9: 0.1, 10: 0.0, 12: 0.0}, step=2)
+    assert before == after == 2.0  # what comes and goes is blurred
+    assert later == nothing
 
 
 def test_open_eyes_are_not_given_lowered_ones(man: Person) -> None:

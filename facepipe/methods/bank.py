@@ -20,6 +20,7 @@ from facepipe.types import Faces, Image, evenly_spaced
 __all__ = [
     "ANGLE",
     "CLEAR",
+    "CLUTTERED",
     "ChosenCrops",
     "Movements",
     "SourceBank",
@@ -43,10 +44,13 @@ ANGLE = 8.0
 
 _MOVE = 0.03  # movement of lips, lids and brows that counts as one, in distances between the eyes
 _OPEN_EYE = 0.16  # opening of a wide open eye, in the same unit
-_SEEN = 7.0  # what closing the eyes counts by their look, about as much as by the lids' landmarks
-CLEAR = 0.05
+_SEEN = 9.0  # what closed eyes count by their look: more than by the lids' landmarks, and than a mouth
+CLEAR = 0.02
 """Clutter below which there is nothing in front of a face."""
-_HIDDEN = 4.0  # clutter of a face that is hidden; that of a part grows with its root: a fingertip is bad enough
+CLUTTERED = 0.15
+"""Clutter above which there may well be."""
+_HIDDEN = (2.0, 4.0)  # clutter of a face with something before it, and of one all hidden: a fingertip is bad enough
+_BESIDE = 3  # frames
 _UNSEEN = 0.25  # of the clutter in which a closer look finds nothing
 _FILLED = 0.974  # of a texture's side, by the face
 _SMALL = 48  # side of the pictures that are searched for things in front of the face
@@ -268,12 +272,19 @@ class SourceBank:
     def hiding(self, shares: Points) -> SourceBank:
         """The bank, when it is known of some faces how much of them is hidden.
 
+        What hides a face is blurred where it comes and goes: cluttered faces of the frames beside are hidden too.
+
         Parameters
         ----------
         shares : (N,) float64 array
             0 for nothing; NaN where it is not known.
         """
-        known = np.maximum(_HIDDEN * np.sqrt(shares), _UNSEEN * self.clutter)
+        hidden = np.flatnonzero(shares > 0)
+        apart = np.abs(self.faces.frame[:, None] - self.faces.frame[hidden])
+        beside = ((apart <= _BESIDE) & (self.clip[:, None] == self.clip[hidden])).any(1) & (self.clutter > CLUTTERED)
+        least, most = _HIDDEN
+        price = least + (most - least) * np.sqrt(shares)
+        known = np.where(beside | (shares > 0), price, _UNSEEN * self.clutter)
         bank = replace(self)
         vars(bank)["clutter"] = np.where(np.isfinite(shares), known, self.clutter)
         return bank

@@ -53,7 +53,7 @@ def choose_sources(
     """For each target face the source face to use: nearest in pose and expression, and steady over time.
 
     Minimises the sum over frames of the squared distance of pose (in units of 8 degrees), expression (in units of
-    0.03 eye distances) and the look of the eyes (in units of a seventh of the person's open ones), plus a price for
+    0.03 eye distances) and the look of the eyes (in units of a ninth of the person's open ones), plus a price for
     what hides the source face (`SourceBank.clutter`) and one for each change of the source face, which grows with how
     different the two look
     (Viterbi 1967, DOI 10.1109/TIT.1967.1054010). Tracks are independent, and so are stretches apart by a gap.

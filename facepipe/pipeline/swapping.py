@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from facepipe import truth
 from facepipe.errors import ContainerError, NoFaceError, RunFolderError
-from facepipe.methods.bank import CLEAR, SourceBank
+from facepipe.methods.bank import CLEAR, CLUTTERED, SourceBank
 from facepipe.methods.occlusion import Occlusion, WithOcclusion
 from facepipe.methods.plan import Plan, rows_to_swap
 from facepipe.methods.procrustes import plan_procrustes
@@ -33,6 +33,8 @@ from facepipe.watermark import Mark, payload_of
 from facepipe.workspace import digest, read_marker, write_marker, write_table
 
 __all__ = ["Swapping", "read_swapped"]
+
+_WORTH = 0.1  # of a clip's source faces are cluttered where a closer look is worth its seconds
 
 
 class Swapping:
@@ -61,8 +63,9 @@ class Swapping:
             return bank
         shares = np.full(len(bank.faces), np.nan)
         for number, clip in enumerate(clips):
-            asked = np.flatnonzero((bank.clip == number) & (bank.clutter > CLEAR))
-            if asked.size:
+            own = bank.clip == number
+            asked = np.flatnonzero(own & (bank.clutter > CLEAR))
+            if (own & (bank.clutter > CLUTTERED)).sum() >= _WORTH * own.sum() > 0:
                 shares[asked] = self._hidden(clip, usable.rows[number], bank.row[asked], whole[number])
         return bank.hiding(shares)
 
