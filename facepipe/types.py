@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FIXED_SHAPES",
     "HINTS",
     "OTHER",
     "SIDES",
@@ -117,6 +118,10 @@ class VideoInfo:
     color_range: str = ""
 
 
+FIXED_SHAPES: Mapping[str, tuple[int, ...]] = {"box": (4,), "frame_to_crop": (2, 3), "eyes": (2,)}
+"""What a row of `Faces` holds of a column, for those that are the same in every table and more than a number."""
+
+
 @dataclass(frozen=True)
 class Faces:
     """A table of faces: every attribute is an array whose first axis has one entry a face.
@@ -175,10 +180,9 @@ class Faces:
 
     def __post_init__(self) -> None:
         n = len(self.frame)
-        shapes = {"box": (4,), "frame_to_crop": (2, 3), "eyes": (2,)}
         for field in fields(self):
             array = getattr(self, field.name)
-            expected = (n, *shapes.get(field.name, array.shape[1:]))
+            expected = (n, *FIXED_SHAPES.get(field.name, array.shape[1:]))
             if array.shape != expected:
                 raise ValueError(f"Faces.{field.name}: expected shape {expected}, got {array.shape}")
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from facepipe import __version__
 from facepipe.errors import RunFolderBusyError, RunFolderError, UsageError
 from facepipe.stored import DAMAGED, read_array, read_table
-from facepipe.types import Faces, Flag, Image, Side
+from facepipe.types import FIXED_SHAPES, Faces, Flag, Image, Side
 from facepipe.video.clips import Clip
 
 __all__ = [
@@ -153,8 +153,7 @@ def read_faces(path: Path, *, without: Collection[str] = ()) -> Faces:
     try:
         table = read_table(path, [name for name in Faces.__dataclass_fields__ if name not in without])
         meta = json.loads((table.schema.metadata or {})[b"facepipe"])
-        shapes = {"box": (4,), "frame_to_crop": (2, 3), "eyes": (2,)}
-        shapes.update({name: tuple(shape) for name, shape in meta["shapes"].items()})
+        shapes = {**FIXED_SHAPES, **{name: tuple(shape) for name, shape in meta["shapes"].items()}}
         shapes.update({name: (0, *shapes[name][1:]) for name in without})
         if min(length for shape in shapes.values() for length in shape) < 0:
             raise ValueError(f"expected shapes, got {shapes}")

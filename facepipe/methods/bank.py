@@ -339,7 +339,7 @@ class SourceBank:
         return crop_points(self.faces)
 
     @cached_property
-    def expression(self) -> Points:
+    def behaviour(self) -> Points:
         """(N, F): see `behaviour`."""
         return behaviour(self.faces)
 

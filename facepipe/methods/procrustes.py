@@ -76,10 +76,10 @@ def choose_sources(
     """
     wanted = behaviour(target)
     pose, bank_pose = _pose(target), _pose(bank.faces)
-    cost = _squared(pose, bank_pose) + _squared(wanted, bank.expression) + _CLUTTER * bank.clutter
+    cost = _squared(pose, bank_pose) + _squared(wanted, bank.behaviour) + _CLUTTER * bank.clutter
     if forbidden is not None:
         cost[forbidden] = np.inf
-    feature = np.concatenate([bank_pose, bank.expression], 1)
+    feature = np.concatenate([bank_pose, bank.behaviour], 1)
     chosen = np.empty(len(target), np.int64)
     possible = np.isfinite(cost).any(1)  # a frame without a source ends a stretch: no path goes through it
     breaks = np.flatnonzero((np.diff(target.frame) > 1) | (np.diff(target.track) != 0) | np.diff(possible)) + 1

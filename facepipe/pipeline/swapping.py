@@ -66,16 +66,17 @@ class Swapping:
             own = bank.clip == number
             asked = np.flatnonzero(own & (bank.clutter > CLEAR))
             if (own & (bank.clutter > CLUTTERED)).sum() >= _WORTH * own.sum() > 0:
-                shares[asked] = self._hidden(clip, usable.rows[number], bank.row[asked], whole[number])
+                shares[asked] = self._hidden(clip, usable.rows[number], bank.row[asked])
         return bank.hiding(shares)
 
-    def _hidden(self, clip: Clip, rows: NDArray[np.bool_], asked: NDArray[np.int64], faces: Faces) -> list[float]:
+    def _hidden(self, clip: Clip, rows: NDArray[np.bool_], asked: NDArray[np.int64]) -> list[float]:
         """Shares of some faces of a source clip that something hides, NaN where it cannot be told; kept in a file."""
         align = self._context.keys["align", "source", clip.name]
         key = digest([VERSION["swap"], align, rows.tolist(), asked.tolist()])
         path = self._workspace.clip_folder("source", clip.name) / "hidden.json"
         told = read_marker(path)
         if told.get("key") != key:
+            (faces,) = self._faces.whole("source", [clip])
             known = Occlusion.learn(faces, self._faces.chosen_crops("source", clip), rows)
             shares = None if known is None else [known.hidden(row) for row in asked.tolist()]
             told = {"key": key, "shares": shares}
